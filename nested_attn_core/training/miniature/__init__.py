@@ -1,0 +1,1 @@
+"""The miniature world: generated subjects, a small base model, and encoders for it."""

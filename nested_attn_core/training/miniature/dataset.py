@@ -1,0 +1,86 @@
+"""Builds the miniature's training pictures as shards on disk; the same command, the same pictures."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .identities import DOMAINS, Identity, identities
+from .scenes import IMAGE_SIZE, render
+
+SHARD = 1000
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to draw: identities a domain, pictures of each, and pictures of two domains together."""
+
+    identities: int = 2000
+    pictures: dict[str, int] | None = None
+    pairs: int = 8000
+    held_out: bool = False
+
+    def jobs(self) -> list[tuple[tuple[Identity, ...], str]]:
+        side = "held" if self.held_out else "train"
+        pools = {d: identities(d, self.held_out)[: self.identities] for d in DOMAINS}
+        pictures = self.pictures or {d: 8000 for d in DOMAINS}
+        jobs: list[tuple[tuple[Identity, ...], str]] = []
+        for domain, pool in pools.items():
+            for number in range(pictures[domain]):
+                jobs.append(((pool[number % len(pool)],), f"{side}|{domain}|{number}"))
+        rng = random.Random(f"{side} pairs")
+        for number in range(self.pairs):
+            pair = [rng.choice(pools[domain]) for domain in DOMAINS]
+            rng.shuffle(pair)
+            jobs.append((tuple(pair), f"{side}|pair|{number}"))
+        random.Random(side).shuffle(jobs)
+        return jobs
+
+
+def build(
+    folder: Path, plan: Plan, progress: Callable[[int, int], None], part: int = 0, of: int = 1
+) -> None:
+    """Draw the shards of `plan` that are missing in `folder`; interrupted runs go on where they were."""
+    folder.mkdir(parents=True, exist_ok=True)
+    jobs = plan.jobs()
+    shards = range(0, len(jobs), SHARD)
+    for start in shards:
+        path = folder / f"{start // SHARD:03d}.npz"
+        if (start // SHARD) % of != part or path.exists():
+            continue
+        batch = jobs[start : start + SHARD]
+        images = np.empty((len(batch), IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
+        records = []
+        for row, (subjects, seed) in enumerate(batch):
+            picture = render(subjects, seed)
+            images[row] = np.asarray(picture.image)
+            records.append(
+                {
+                    "caption": picture.caption,
+                    "scene": picture.scene,
+                    "subjects": [[s.domain, *s.values] for s in subjects],
+                    "words": picture.words,
+                }
+            )
+        temporary = path.with_suffix(".part.npz")
+        np.savez(temporary, images=images, records=np.array(json.dumps(records)))
+        temporary.replace(path)
+        progress(min(start + SHARD, len(jobs)), len(jobs))
+
+
+def load(folder: Path) -> tuple[np.ndarray, list[dict]]:
+    """All shards of a folder: images (n, size, size, 3) uint8 and one record a picture."""
+    paths = sorted(path for path in folder.glob("[0-9]*.npz") if ".part" not in path.name)
+    if not paths:
+        raise FileNotFoundError(f"{folder} holds no shards; draw them first: dev.py train data.")
+    images, records = [], []
+    for path in paths:
+        with np.load(path, allow_pickle=False) as shard:
+            images.append(shard["images"])
+            records += json.loads(str(shard["records"]))
+    return np.concatenate(images), records
