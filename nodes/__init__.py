@@ -1,0 +1,1 @@
+"""What a user sees in the editor: schema, tooltips, checks of the input, then a call."""

@@ -1,0 +1,1 @@
+"""The only place in the pack that knows the host's modules."""

@@ -1,0 +1,153 @@
+"""The attention replacement that sits on every site, and the plan that it reads in a model call."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from comfy.ldm.modules import attention as host_attention
+from torch import Tensor
+
+from ...nested_attn_core.attention import SiteSubject, nested_attention
+
+PLAN = "nested_attention"
+
+log = logging.getLogger("nested_attention")
+_warned_rows: set[tuple[int, int]] = set()
+
+
+class NestedPlan:
+    """The subjects of one model call: ``rows`` of the batch, and what each site has to do.
+
+    It travels in ``transformer_options[PLAN]``; gradients flow through it.
+    """
+
+    def __init__(self, rows: int, subjects: Mapping[str, Sequence[SiteSubject]]):
+        self.rows = rows
+        self._subjects = subjects
+
+    def at(self, site_name: str, size: tuple[int, int] | None = None) -> Sequence[SiteSubject]:
+        """What happens at the site whose feature map has ``size`` (height, width)."""
+        return self._subjects.get(site_name, ())
+
+
+class NestedPatch:
+    """Replaces the attention of one site: ``previous`` (or the host's), plus the nested term.
+
+    Without a plan, or with nothing live in it, the result is that of ``previous``, bit for bit.
+    """
+
+    def __init__(
+        self,
+        site: str,
+        previous: Callable[..., Tensor] | None = None,
+        added: tuple[tuple[Callable[..., Tensor], dict[str, Any]], ...] = (),
+    ):
+        self.site = site
+        self.previous = previous
+        self._added = added
+
+    def __call__(
+        self, query: Tensor, key: Tensor, value: Tensor, extra_options: dict[str, Any]
+    ) -> Tensor:
+        """Attention output (B, N, inner) for query (B, N, inner) and key, value (B, T, inner)."""
+        out = self._base(query, key, value, extra_options)
+        subjects = _subjects_at(self.site, query, extra_options)
+        if subjects:
+            heads = extra_options["n_heads"]
+            out = nested_attention(out, query, key, value, subjects, heads)
+        for callback, options in self._added:
+            if _within(options, extra_options):
+                out = out + callback(out, query, key, value, extra_options, **options)
+        return out
+
+    def _base(
+        self, query: Tensor, key: Tensor, value: Tensor, extra_options: dict[str, Any]
+    ) -> Tensor:
+        if self.previous is not None:
+            # A patch of ours further down must not apply the same plan a second time.
+            below = {name: item for name, item in extra_options.items() if name != PLAN}
+            return self.previous(query, key, value, below)
+        return host_attention.optimized_attention(
+            query,
+            key,
+            value,
+            extra_options["n_heads"],
+            attn_precision=extra_options.get("attn_precision"),
+            transformer_options=extra_options,
+        )
+
+    def over(self, previous: Callable[..., Tensor]) -> NestedPatch:
+        """The same patch on top of ``previous``."""
+        return NestedPatch(self.site, previous, self._added)
+
+    def copy(self) -> NestedPatch:
+        """A copy that shares everything, for a clone of the model."""
+        return NestedPatch(self.site, self.previous, self._added)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> NestedPatch:
+        return self.copy()
+
+    def add(self, callback: Callable[..., Tensor], **options: Any) -> None:
+        """Adds another pack's term, as packs of the IPAdapter family do with whom they find."""
+        self._added = (*self._added, (callback, options))
+
+    def to(self, *args: Any, **kwargs: Any) -> NestedPatch:
+        """Moves what is below; this patch itself holds no tensors."""
+        move = getattr(self.previous, "to", None)
+        return self if move is None else self.over(move(*args, **kwargs))
+
+    def models(self) -> list[Any]:
+        """The models that the patch below wants loaded."""
+        below = getattr(self.previous, "models", None)
+        return [] if below is None else below()
+
+    def cleanup(self) -> None:
+        """Tells the patch below that the run is over."""
+        below = getattr(self.previous, "cleanup", None)
+        if below is not None:
+            below()
+
+
+def _subjects_at(
+    site: str, query: Tensor, extra_options: Mapping[str, Any]
+) -> Sequence[SiteSubject]:
+    plan: NestedPlan | None = extra_options.get(PLAN)
+    if plan is None:
+        return ()
+    if plan.rows != query.shape[0]:
+        _warn_rows(plan.rows, query.shape[0])
+        return ()
+    shape = extra_options.get("activations_shape")
+    size = None if shape is None else (int(shape[-2]), int(shape[-1]))
+    return [_like(query, subject) for subject in plan.at(site, size)]
+
+
+def _like(query: Tensor, subject: SiteSubject) -> SiteSubject:
+    if subject.key.dtype == query.dtype and subject.key.device == query.device:
+        return subject
+    return replace(
+        subject,
+        key=subject.key.to(device=query.device, dtype=query.dtype),
+        value=subject.value.to(device=query.device, dtype=query.dtype),
+    )
+
+
+def _within(options: Mapping[str, Any], extra_options: Mapping[str, Any]) -> bool:
+    if "sigma_start" not in options or "sigma_end" not in options:
+        return True
+    sigma = float(extra_options["sigmas"][0])
+    return options["sigma_end"] <= sigma <= options["sigma_start"]
+
+
+def _warn_rows(planned: int, found: int) -> None:
+    if (planned, found) not in _warned_rows:
+        _warned_rows.add((planned, found))
+        log.warning(
+            "Another extension runs attention on %d rows where the model call has %d, "
+            "so that subjects cannot be told apart there and are left out.",
+            found,
+            planned,
+        )

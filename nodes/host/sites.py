@@ -1,0 +1,63 @@
+"""Finding the cross-attention sites of a loaded diffusion model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from comfy.ldm.modules.attention import SpatialTransformer, SpatialVideoTransformer
+from torch import Tensor, nn
+
+from ...nested_attn_core.encoder import Site
+from ...nested_attn_core.errors import NestedAttentionError
+
+
+def discover_sites(diffusion_model: nn.Module) -> tuple[Site, ...]:
+    """Every cross-attention site of ``diffusion_model``, in the order in which it runs.
+
+    A site's (block, number, index) is the key under which the host looks up a replacement of
+    its attention. Raises NestedAttentionError where the model has no such sites.
+    """
+    sites = tuple(
+        Site(block, number, index, attention.to_k.weight.shape[0])
+        for block, number, index, attention in _cross_attentions(diffusion_model)
+    )
+    if not sites:
+        raise NestedAttentionError(
+            f"This model ({type(diffusion_model).__name__}) has no cross-attention that a patch "
+            "can reach; use a model with a UNet, of the SD1.5, SD2 or SDXL family."
+        )
+    return sites
+
+
+def site_projections(diffusion_model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
+    """The model's own (to_k.weight, to_v.weight) by site name, each (width, context dim)."""
+    return {
+        Site(block, number, index, attention.to_k.weight.shape[0]).name: (
+            attention.to_k.weight,
+            attention.to_v.weight,
+        )
+        for block, number, index, attention in _cross_attentions(diffusion_model)
+    }
+
+
+def _cross_attentions(diffusion_model: nn.Module) -> Iterator[tuple[str, int, int, nn.Module]]:
+    for block, number, container in _containers(diffusion_model):
+        for module in container.children():
+            # A video transformer shares its key with temporal attention, which is no site of ours.
+            if not isinstance(module, SpatialTransformer) or isinstance(
+                module, SpatialVideoTransformer
+            ):
+                continue
+            for index, layer in enumerate(module.transformer_blocks):
+                if layer.attn2 is not None and not layer.switch_temporal_ca_to_sa:
+                    yield block, number, index, layer.attn2
+
+
+def _containers(diffusion_model: nn.Module) -> Iterator[tuple[str, int, nn.Module]]:
+    for number, module in enumerate(getattr(diffusion_model, "input_blocks", ())):
+        yield "input", number, module
+    middle = getattr(diffusion_model, "middle_block", None)
+    if middle is not None:
+        yield "middle", 0, middle
+    for number, module in enumerate(getattr(diffusion_model, "output_blocks", ())):
+        yield "output", number, module
