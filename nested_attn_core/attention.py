@@ -16,7 +16,9 @@ with P_s the outer probability of the token. That is exact, and it needs no valu
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -149,7 +151,9 @@ def _attend(
         subjects, probability.split(widths, -1), text.split(widths, 1), strict=True
     ):
         out = _add_term(out, query, subject, share, column)
-    return torch.where(_touched(subjects, query), out.to(base.dtype), base)
+    out = out.to(base.dtype)
+    touched = _touched(subjects, out.device)
+    return out if touched is None else torch.where(touched, out, base)
 
 
 def _column_probability(query: Tensor, key: Tensor, slots: Tensor, heads: int) -> Tensor:
@@ -161,9 +165,7 @@ def _column_probability(query: Tensor, key: Tensor, slots: Tensor, heads: int) -
     return share * (slots >= 0)[:, None, None]
 
 
-def _reweigh(
-    out: Tensor, probability: Tensor, odds: Tensor, text: Tensor
-) -> tuple[Tensor, Tensor]:
+def _reweigh(out: Tensor, probability: Tensor, odds: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
     """Output and probabilities of the outer attention with the slots' odds multiplied.
 
     Closed form: with Z = 1 + sum (w - 1) P, the output is (out + sum (w - 1) P V) / Z and P' is
@@ -204,15 +206,13 @@ def _nested_value(query: Tensor, subject: SiteSubject, heads: int) -> Tensor:
     shared = len(subject.key) == 1 and len(subject.value) == 1
     # Rows that share their nested keys are one long row of queries: nothing is repeated.
     q = query.reshape(1, -1, query.shape[-1]) if shared else query
-    k, v = (
-        tensor.to(query).expand(len(q), -1, -1) for tensor in (subject.key, subject.value)
-    )
-    split = [_split_heads(tensor, heads) for tensor in (q, k, v)]
-    return _join_heads(F.scaled_dot_product_attention(*split)).reshape(query.shape)
+    k, v = (tensor.to(query).expand(len(q), -1, -1) for tensor in (subject.key, subject.value))
+    q, k, v = (_split_heads(tensor, heads) for tensor in (q, k, v))
+    return _join_heads(F.scaled_dot_product_attention(q, k, v)).reshape(query.shape)
 
 
 def _controlled(nested: Tensor, text: Tensor, norm: NormControl) -> tuple[Tensor, Tensor]:
-    """Direction of v* (B, N, inner), and its length per token (B, P), so that v* is their product."""
+    """Direction (B, N, inner) and length per token (B, P), so that v* is their product."""
     if norm.mode == "none":
         return nested, text.new_ones(text.shape[:2])
     length = torch.linalg.vector_norm(nested, dim=-1, keepdim=True)
@@ -237,21 +237,20 @@ def _odds(subject: SiteSubject, probability: Tensor, query: Tensor) -> Tensor:
     return odds[:, None, :, None].expand(shape)
 
 
-def _touched(subjects: Sequence[SiteSubject], query: Tensor) -> Tensor:
-    """Queries that some subject may act on: () or (1 or B, N, 1), bool."""
-    touched = torch.zeros((), dtype=torch.bool, device=query.device)
-    for subject in subjects:
-        if subject.mask is None:
-            return torch.ones_like(touched)
-        touched = touched | (subject.mask.to(query.device) != 0)[..., None]
-    return touched
+def _touched(subjects: Sequence[SiteSubject], device: torch.device) -> Tensor | None:
+    """Queries that some mask lets through, (1 or B, N, 1); None if a subject has no mask."""
+    masks = [subject.mask for subject in subjects if subject.mask is not None]
+    if len(masks) < len(subjects):
+        return None
+    return functools.reduce(operator.or_, (mask.to(device) != 0 for mask in masks))[..., None]
 
 
 def _may_act(subject: SiteSubject) -> bool:
     if subject.strength == 0 or not bool((subject.positions >= 0).any()):
         return False
-    # A mask on a device is not read: that would make the host wait for it.
-    return subject.mask is None or subject.mask.is_cuda or bool(subject.mask.any())
+    # A mask on an accelerator is not read: the program would have to wait for it.
+    mask = subject.mask
+    return mask is None or mask.device.type != "cpu" or bool(mask.any())
 
 
 def _filled_rows(positions: Tensor) -> Tensor:
@@ -321,7 +320,9 @@ def _check_subject(subject: SiteSubject, query: Tensor) -> None:
             f"of slots for each of the {batch} rows of the batch."
         )
     mask = subject.mask
-    if mask is not None and (mask.ndim != 2 or len(mask) not in (1, batch) or mask.shape[1] != count):
+    if mask is not None and (
+        mask.ndim != 2 or len(mask) not in (1, batch) or mask.shape[1] != count
+    ):
         raise NestedAttentionError(
             f"The subject's mask has shape {tuple(mask.shape)}; this site needs "
             f"(1 or {batch}, {count}), one number for each query."

@@ -71,9 +71,7 @@ class FeedForward(nn.Module):
 class ResamplerLayer(nn.Module):
     """One residual step: look at the features, then think."""
 
-    def __init__(
-        self, width: int, heads: int, head_dim: int, ff_mult: int, **build: Any
-    ) -> None:
+    def __init__(self, width: int, heads: int, head_dim: int, ff_mult: int, **build: Any) -> None:
         super().__init__()
         self.attention = FeatureAttention(width, heads, head_dim, **build)
         self.mlp = FeedForward(width, ff_mult, **build)
