@@ -16,6 +16,11 @@ from .resampler import Resampler
 __all__ = ["EncoderConfig", "NestedEncoder", "Site"]
 
 
+# Far above any real encoder; a file that asks for more would only tie up the machine.
+_LARGEST = {"depth": 256, "ff_mult": 256}
+_LARGEST_SIZE = 1 << 16
+
+
 @dataclass(frozen=True)
 class EncoderConfig:
     """Every size of an encoder.
@@ -97,9 +102,10 @@ class NestedEncoder(nn.Module):
 
 
 def _check_size(name: str, size: Any) -> None:
-    if type(size) is not int or size < 1:
+    largest = _LARGEST.get(name, _LARGEST_SIZE)
+    if type(size) is not int or not 1 <= size <= largest:
         raise NestedAttentionError(
-            f"The encoder's {name} is {size!r}; it must be a whole number of at least 1."
+            f"The encoder's {name} is {size!r}; it must be a whole number from 1 to {largest}."
         )
 
 

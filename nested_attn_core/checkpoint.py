@@ -1,0 +1,255 @@
+"""The file of a nested encoder: one safetensors file that describes itself.
+
+Tensors are named `resampler.*` and `projections.<site>.to_k.weight` / `.to_v.weight`; the metadata
+key "nested_attention" holds an EncoderInfo as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from .attention import NormControl
+from .encoder import EncoderConfig, NestedEncoder
+from .errors import NestedAttentionError
+from .file_kinds import NEEDED, Header, read_header, recognise
+
+FORMAT_VERSION = 1
+METADATA_KEY = "nested_attention"
+BASE_FAMILIES = ("sd15", "sdxl", "miniature")
+_FLOATING = ("F16", "BF16", "F32", "F64")
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """The image model whose features an encoder reads.
+
+    fingerprint  fingerprint.weights_fingerprint of its state dict
+    layer        which output is read; "last_hidden_state" holds all tokens before pooling
+    image_size   edge of its input in pixels
+    """
+
+    kind: str
+    fingerprint: str
+    image_size: int
+    layer: str = "last_hidden_state"
+
+    def __post_init__(self) -> None:
+        if self.layer != "last_hidden_state":
+            raise NestedAttentionError(
+                f'The encoder reads the layer "{self.layer}" of its image model; this version '
+                "knows only last_hidden_state, so update the pack."
+            )
+        if type(self.image_size) is not int or self.image_size < 1:
+            raise NestedAttentionError(
+                f"The encoder's image size is {self.image_size!r}; it must be a whole number of "
+                "pixels."
+            )
+
+
+@dataclass(frozen=True)
+class EncoderInfo:
+    """What an encoder's file says about the encoder.
+
+    base_family  "sd15", "sdxl" or "miniature"
+    domain       what it was trained on; class_word what the text encoders read for a subject
+    norm         length of v* that it was trained with
+    extra        whatever else the file says, in JSON's types
+    """
+
+    base_family: str
+    config: EncoderConfig
+    backbone: Backbone
+    domain: str
+    class_word: str
+    norm: NormControl = NormControl()
+    licence: str = ""
+    trained_on: str = ""
+    command: str = ""
+    steps: int = 0
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+    def __post_init__(self) -> None:
+        if self.base_family not in BASE_FAMILIES:
+            raise NestedAttentionError(
+                f'The encoder is for the base family "{self.base_family}"; this version knows '
+                f"{', '.join(BASE_FAMILIES)}, so update the pack."
+            )
+        for name in ("domain", "class_word"):
+            if not isinstance(getattr(self, name), str) or not getattr(self, name).strip():
+                raise NestedAttentionError(
+                    f"The encoder's {name} is {getattr(self, name)!r}; give a word, for example "
+                    "person."
+                )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            **self.extra,
+            **{f.name: getattr(self, f.name) for f in fields(self) if f.name != "extra"},
+            "config": self.config.to_dict(),
+            "backbone": asdict(self.backbone),
+            "norm": asdict(self.norm),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> EncoderInfo:
+        """Inverse of to_dict; raises NestedAttentionError for what it cannot read."""
+        known = {f.name for f in fields(cls)} - {"extra"}
+        plain = {name: data[name] for name in known & data.keys()}
+        try:
+            plain["config"] = EncoderConfig.from_dict(data["config"])
+            plain["backbone"] = Backbone(**data["backbone"])
+            plain["norm"] = NormControl(**data.get("norm", {}))
+            extra = {name: value for name, value in data.items() if name not in known}
+            return cls(**plain, extra=extra)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise NestedAttentionError(
+                f"The encoder's description cannot be read ({error}); get the file again."
+            ) from error
+
+
+def save_encoder(
+    path: str | Path,
+    encoder: NestedEncoder,
+    info: EncoderInfo,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Writes an encoder's file, in `dtype` if one is given; an interruption leaves no half file.
+
+    Raises NestedAttentionError if a weight is not finite (in that dtype) or if `info` describes
+    another encoder.
+    """
+    if info.config != encoder.config:
+        raise NestedAttentionError(
+            "The description's configuration is not the encoder's; build it from encoder.config."
+        )
+    path = Path(path)
+    state = {
+        name: tensor.detach().to("cpu", dtype or tensor.dtype).contiguous()
+        for name, tensor in encoder.state_dict().items()
+    }
+    _refuse_non_finite("The encoder", state, "train it again from an earlier state")
+    unfinished = path.with_name(path.name + ".part")
+    try:
+        save_file(state, unfinished, metadata={METADATA_KEY: json.dumps(info.to_dict())})
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def read_info(path: str | Path) -> EncoderInfo:
+    """What a file says about its encoder; reads no tensor.
+
+    Raises NestedAttentionError, in one sentence, for a file that load_encoder would refuse, save
+    for damaged numbers.
+    """
+    path = Path(path)
+    header = read_header(path)
+    info = _parse_info(path, header)
+    _check_tensors(path, header, info.config)
+    return info
+
+
+def load_encoder(
+    path: str | Path,
+    operations: Any = nn,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+) -> tuple[NestedEncoder, EncoderInfo]:
+    """The encoder, in evaluation mode, and its description; `dtype` None keeps the file's.
+
+    Raises NestedAttentionError in one sentence: what the file is, what is needed, where it goes.
+    """
+    path = Path(path)
+    info = read_info(path)
+    try:
+        state = load_file(path, device="cpu")
+    except (SafetensorError, OSError, ValueError) as error:
+        raise NestedAttentionError(
+            f'"{path.name}" is a damaged safetensors file ({error}); download or copy it again.'
+        ) from error
+    state = {name: tensor.to(device, dtype or tensor.dtype) for name, tensor in state.items()}
+    _refuse_non_finite(f'"{path.name}"', state, "download or copy it again")
+    # On "meta", so that no weight is drawn only to be overwritten.
+    encoder = NestedEncoder(info.config, operations, dtype, device="meta")
+    encoder.load_state_dict(state, assign=True)
+    return encoder.eval(), info
+
+
+def _parse_info(path: Path, header: Header) -> EncoderInfo:
+    if METADATA_KEY not in header.metadata:
+        raise NestedAttentionError(_not_ours(path, header))
+    try:
+        data = json.loads(header.metadata[METADATA_KEY])
+        version = data["format_version"]
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise NestedAttentionError(_undescribed(path)) from error
+    if type(version) is not int or version < 1:
+        raise NestedAttentionError(_undescribed(path))
+    if version > FORMAT_VERSION:
+        raise NestedAttentionError(
+            f'"{path.name}" is a nested encoder of format {version}, and this version of the pack '
+            f"reads up to format {FORMAT_VERSION}; update the pack."
+        )
+    try:
+        return EncoderInfo.from_dict(data)
+    except NestedAttentionError as error:
+        raise NestedAttentionError(f'"{path.name}": {error}') from error
+
+
+def _not_ours(path: Path, header: Header) -> str:
+    if any(name.startswith("resampler.") for name in header.tensors):
+        return _undescribed(path)
+    kind = recognise(header.tensors)
+    if kind is None:
+        return f'"{path.name}" is a safetensors file, but of no kind known; {NEEDED}.'
+    return f'"{path.name}" is {kind.name}, so {kind.place}; {NEEDED}.'
+
+
+def _undescribed(path: Path) -> str:
+    return (
+        f'"{path.name}" has lost the description that a nested encoder carries in its metadata; '
+        "get the original file, as no other tool saved it."
+    )
+
+
+def _check_tensors(path: Path, header: Header, config: EncoderConfig) -> None:
+    expected = {
+        name: tuple(tensor.shape)
+        for name, tensor in NestedEncoder(config, device="meta").state_dict().items()
+    }
+    advice = "download or copy it again"
+    for name in sorted(expected.keys() | header.tensors.keys()):
+        if name not in header.tensors:
+            problem = f"the tensor {name} is missing"
+        elif name not in expected:
+            problem = f"the tensor {name} has no place in it"
+        elif header.tensors[name][1] != expected[name]:
+            shape = header.tensors[name][1]
+            problem = f"the tensor {name} has shape {shape}, not {expected[name]}"
+        elif header.tensors[name][0] not in _FLOATING:
+            problem = f"the tensor {name} is {header.tensors[name][0]}, not a floating number"
+        else:
+            continue
+        raise NestedAttentionError(
+            f'"{path.name}" does not fit its own description: {problem}; {advice}.'
+        )
+
+
+def _refuse_non_finite(what: str, state: Mapping[str, Tensor], advice: str) -> None:
+    for name, tensor in state.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise NestedAttentionError(
+                f"{what} holds NaN or infinite numbers, first in {name}; {advice}."
+            )
