@@ -20,9 +20,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from PIL import Image, ImageDraw, ImageFont
+
 from host_server import HostError, HostServer, node_of
 from pack import ROOT, has_gpu, host_path
-from PIL import Image, ImageDraw, ImageFont
 
 WORKFLOW = ROOT / "workflows" / "two_subjects_api.json"
 REFERENCES = ROOT / "models" / "references"
@@ -42,7 +43,12 @@ class Row:
 
 ROWS = (
     Row("<anna> smiling in a red shirt and <rex> with round eyes, beach", 11, 0, 0),
-    Row("<anna> smiling with glasses in a green shirt and <rex> wearing a red scarf with round eyes, forest", 12, 1, 1),
+    Row(
+        "<anna> smiling with glasses in a green shirt and <rex> wearing a red scarf with round eyes, forest",
+        12,
+        1,
+        1,
+    ),
     Row("<anna> smiling in a blue shirt and <rex> wearing a black hat, starry sky", 13, 2, 2),
     Row("<anna> surprised in a yellow shirt and <rex> with wide eyes, city", 14, 3, 3),
     Row("<anna> with sunglasses in a white shirt and <rex> wearing headphones, mountain", 15, 4, 4),
