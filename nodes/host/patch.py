@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from comfy.ldm.modules import attention as host_attention
@@ -61,7 +60,7 @@ class NestedPatch:
         for callback, options in self._added:
             if _within(options, extra_options):
                 out = out + callback(out, query, key, value, extra_options, **options)
-        return out
+        return out.to(query.dtype)
 
     def _base(
         self, query: Tensor, key: Tensor, value: Tensor, extra_options: dict[str, Any]
@@ -122,17 +121,7 @@ def _subjects_at(
         return ()
     shape = extra_options.get("activations_shape")
     size = None if shape is None else (int(shape[-2]), int(shape[-1]))
-    return [_like(query, subject) for subject in plan.at(site, size)]
-
-
-def _like(query: Tensor, subject: SiteSubject) -> SiteSubject:
-    if subject.key.dtype == query.dtype and subject.key.device == query.device:
-        return subject
-    return replace(
-        subject,
-        key=subject.key.to(device=query.device, dtype=query.dtype),
-        value=subject.value.to(device=query.device, dtype=query.dtype),
-    )
+    return plan.at(site, size)
 
 
 def _within(options: Mapping[str, Any], extra_options: Mapping[str, Any]) -> bool:

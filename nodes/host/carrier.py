@@ -1,0 +1,85 @@
+"""How a binding travels: a stock per-row model condition inside the conditioning.
+
+The payload is int64 (1, slots, 3). A slot is (subject, row of the context, length of the context
+that the row counts in); -1 marks an empty slot. Looking a binding up by uuid, by the index of
+positive and negative, or through hooks is wrong or slow in some workflow; a condition is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from comfy.conds import CONDRegular
+from torch import Tensor
+
+SLOTS = "nested_attention_slots"
+REGION = "nested_attention_region"
+
+Slot = tuple[int, int, int]
+
+
+def payload(slots: Sequence[Slot]) -> Tensor:
+    """Slots as int64 (1, at least 1, 3)."""
+    return torch.tensor([list(slots) or [(-1, -1, -1)]], dtype=torch.long)
+
+
+def slots_of(condition: Mapping[str, Any]) -> list[Slot]:
+    """The filled slots of one host condition (the dict of a conditioning entry)."""
+    carried = condition.get("model_conds", {}).get(SLOTS)
+    if carried is None:
+        return []
+    return [slot for slot in map(tuple, carried.cond[0].tolist()) if slot[0] >= 0]
+
+
+def with_slots(model_conds: Mapping[str, Any], slots: Sequence[Slot]) -> dict[str, Any]:
+    """A copy of ``model_conds`` that carries ``slots``."""
+    return {**model_conds, SLOTS: CONDRegular(payload(slots))}
+
+
+def settled(condition: dict[str, Any]) -> dict[str, Any]:
+    """The condition as it will run: none of its slots if its context is all zero, and the
+    context's true length, which nodes that join conditionings change."""
+    slots = slots_of(condition)
+    context = condition.get("cross_attn")
+    if not slots or context is None:
+        return condition
+    length = context.shape[1]
+    kept = [(subject, row, length) for subject, row, _ in slots] if bool(context.any()) else []
+    return {**condition, "model_conds": with_slots(condition["model_conds"], kept)}
+
+
+def fill(
+    conds: Iterable[list[dict[str, Any]] | None], latent: tuple[int, int] | None
+) -> list[list[dict[str, Any]] | None]:
+    """Gives every condition a payload of one size, so that the host runs them as one batch.
+
+    ``latent``: size of the whole latent, to carry where each condition's area lies in it; None
+    where no subject has a mask.
+    """
+    lists = list(conds)
+    width = max((len(slots_of(cond)) for conds in lists for cond in conds or ()), default=0)
+    return [
+        None if conds is None else [_filled(cond, max(width, 1), latent) for cond in conds]
+        for conds in lists
+    ]
+
+
+def _filled(
+    condition: dict[str, Any], width: int, latent: tuple[int, int] | None
+) -> dict[str, Any]:
+    slots = slots_of(condition)
+    padded = slots + [(-1, -1, -1)] * (width - len(slots))
+    model_conds = with_slots(condition["model_conds"], padded)
+    if latent is not None:
+        region = torch.tensor([[*latent, *_corner(condition)]], dtype=torch.long)
+        model_conds[REGION] = CONDRegular(region)
+    return {**condition, "model_conds": model_conds}
+
+
+def _corner(condition: Mapping[str, Any]) -> tuple[int, int]:
+    area = condition.get("area")
+    if area is None:
+        return 0, 0
+    return int(area[-2]), int(area[-1])

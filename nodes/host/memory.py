@@ -1,0 +1,66 @@
+"""Nested encoders in the care of the host's memory manager."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import comfy.model_patcher
+import comfy.ops
+import torch
+from torch import Tensor
+
+from ...nested_attn_core.checkpoint import EncoderInfo, load_encoder
+from ...nested_attn_core.fingerprint import weights_fingerprint
+
+KeysValues = dict[str, tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedEncoder:
+    """An encoder whose weights the host moves, offloads and frees. ``label`` is for messages."""
+
+    patcher: Any
+    info: EncoderInfo
+    label: str
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the weights."""
+        return weights_fingerprint(self.patcher.model.state_dict())
+
+    def load(self) -> None:
+        """Asks the host to make room for the weights and to bring them to their device."""
+        comfy.model_management.load_models_gpu([self.patcher])
+
+    @torch.no_grad()
+    def tokens(self, features: Tensor) -> Tensor:
+        """Image features (B, L, feature_dim) to nested tokens (B, tokens, token_dim), fp32, CPU."""
+        self.load()
+        device = self.patcher.load_device
+        return self.patcher.model(features.to(device, torch.float32)).to("cpu")
+
+    @torch.no_grad()
+    def keys_values(self, tokens: Tensor, device: torch.device, dtype: torch.dtype) -> KeysValues:
+        """Nested tokens (n, token_dim) to {site: (keys, values)}, each (1, n, width)."""
+        projected = self.patcher.model.keys_values(tokens[None].to(device, torch.float32))
+        return {
+            site: (key.to(dtype), value.to(dtype)) for site, (key, value) in projected.items()
+        }
+
+
+def load(path: str | Path, label: str) -> LoadedEncoder:
+    """Reads an encoder's file; raises NestedAttentionError in one sentence for any other file."""
+    encoder, info = load_encoder(path, comfy.ops.manual_cast, device="cpu")
+    # The host puts another class in its place while it starts.
+    patcher = getattr(
+        comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher
+    )(
+        encoder.requires_grad_(False),
+        load_device=comfy.model_management.get_torch_device(),
+        offload_device=comfy.model_management.unet_offload_device(),
+    )
+    return LoadedEncoder(patcher, info, label)

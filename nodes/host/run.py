@@ -1,0 +1,197 @@
+"""What belongs to one sampling run: nested keys and values, and the plans made of them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...nested_attn_core.attention import SiteSubject
+from ...nested_attn_core.placeholders import missing_names_message
+from ...nested_attn_core.subject import Subject
+from .memory import KeysValues
+from .patch import NestedPlan
+
+RUN = "nested_attention_run"
+
+log = logging.getLogger("nested_attention")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the rows of a model call lie: latent (height, width) and each row's (top, left)."""
+
+    latent: tuple[int, int]
+    corners: tuple[tuple[int, int], ...]
+    size: tuple[int, int]
+    batch: int
+
+
+@dataclass(frozen=True)
+class Presence:
+    """A subject in one model call; ``positions`` (rows, P) int64, -1 for an empty slot."""
+
+    subject: Subject
+    identity: int
+    positions: Tensor
+
+
+class Run:
+    """Nested keys and values by subject, made once and dropped when sampling ends."""
+
+    def __init__(self, subjects: Mapping[int, Subject], device: torch.device, dtype: torch.dtype):
+        self.subjects = subjects
+        self.visited: set[str] = set()
+        self.acted = False
+        self._device = device
+        self._dtype = dtype
+        self._made: dict[int, KeysValues] = {}
+        self._masks: dict[tuple[Any, ...], Tensor] = {}
+
+    def prepare(self, named: Collection[int]) -> None:
+        """Projects the subjects that the run's conditionings name; the host loads their encoders."""
+        wanted = [key for key, subject in self.subjects.items() if key in named and acts(subject)]
+        for encoder in {id(e): e for e in (self.subjects[key].encoder for key in wanted)}.values():
+            encoder.load()
+            for key in wanted:
+                if self.subjects[key].encoder is encoder:
+                    self.keys_values(key)
+
+    def keys_values(self, key: int) -> KeysValues:
+        """{site: (keys, values)} of one subject, each (1, n, width), in the model's dtype."""
+        if key not in self._made:
+            subject = self.subjects[key]
+            self._made[key] = subject.encoder.keys_values(
+                subject.tokens, self._device, self._dtype
+            )
+        return self._made[key]
+
+    def mask(self, key: int, place: Place, size: tuple[int, int]) -> Tensor | None:
+        """The subject's mask on a feature map of ``size``: (1 or rows, N)."""
+        mask = self.subjects[key].mask
+        if mask is None:
+            return None
+        name = (key, place, size)
+        if name not in self._masks:
+            self._masks[name] = _mask_at(mask, place, size).to(self._device)
+        return self._masks[name]
+
+    def warn_of_missing_sites(self, sites: Collection[str]) -> None:
+        """Says which sites no model call reached, for example because a patch was overwritten."""
+        missing = [site for site in sites if site not in self.visited]
+        if self.acted and missing:
+            log.warning(
+                "Nested attention reached %d of %d cross-attention sites; another extension holds "
+                "%s, so apply the subjects after it.",
+                len(sites) - len(missing),
+                len(sites),
+                ", ".join(missing),
+            )
+
+    def close(self) -> None:
+        """Frees what the run made."""
+        self._made.clear()
+        self._masks.clear()
+
+
+class RunPlan(NestedPlan):
+    """The plan of one model call, from what the run made."""
+
+    def __init__(self, run: Run, presences: Sequence[Presence], place: Place):
+        super().__init__(len(place.corners), {})
+        self._run = run
+        self._presences = presences
+        self._place = place
+
+    def at(self, site_name: str, size: tuple[int, int] | None = None) -> Sequence[SiteSubject]:
+        self._run.visited.add(site_name)
+        return [self._subject(presence, site_name, size) for presence in self._presences]
+
+    def _subject(
+        self, presence: Presence, site_name: str, size: tuple[int, int] | None
+    ) -> SiteSubject:
+        subject = presence.subject
+        key, value = self._run.keys_values(presence.identity)[site_name]
+        return SiteSubject(
+            key=key,
+            value=value,
+            positions=presence.positions,
+            strength=subject.strength,
+            norm=subject.norm,
+            token_weight=subject.token_weight,
+            mask=self._run.mask(presence.identity, self._place, size or self._place.size),
+        )
+
+
+def acts(subject: Subject) -> bool:
+    """Whether a subject can change an image at all."""
+    return subject.strength != 0 and (subject.mask is None or bool(subject.mask.any()))
+
+
+def warn_of_unnamed(subjects: Mapping[int, Subject], named: Collection[int]) -> None:
+    """Says which subjects no conditioning of the run names, and which names are strange to it."""
+    missing = [s.name for key, s in subjects.items() if key not in named and acts(s)]
+    if missing:
+        log.warning(missing_names_message(missing))
+    if any(key not in subjects for key in named):
+        log.warning(
+            "A prompt names a subject that this model was not given; connect the MODEL output of "
+            "the Apply Nested Attention whose CLIP encodes the prompt."
+        )
+
+
+def presences(
+    subjects: Mapping[int, Subject], slots: Tensor, length: int
+) -> list[Presence]:
+    """The subjects of a model call, from payloads (rows, slots, 3) and a context of ``length``.
+
+    The host repeats a shorter context up to the length of a longer one; the subject's token is
+    then in every copy.
+    """
+    rows: dict[int, list[list[int]]] = {}
+    for number, filled in enumerate(slots.tolist()):
+        for identity, row, basis in filled:
+            if identity in subjects and 0 <= row < basis:
+                found = rows.setdefault(identity, [[] for _ in range(len(slots))])
+                found[number].extend(range(row, length, basis))
+    return [
+        Presence(subjects[identity], identity, _padded(found)) for identity, found in rows.items()
+    ]
+
+
+def in_range(subject: Subject, sigma: float, sampling: Any) -> bool:
+    """Whether a subject acts at ``sigma``, by the sampling model's own schedule."""
+    start, end = subject.start_percent, subject.end_percent
+    if start <= 0 and end >= 1:
+        return True
+    return sampling.percent_to_sigma(end) <= sigma <= sampling.percent_to_sigma(start)
+
+
+def _padded(rows: Sequence[Sequence[int]]) -> Tensor:
+    width = max(map(len, rows))
+    return torch.tensor([[*row, *[-1] * (width - len(row))] for row in rows], dtype=torch.long)
+
+
+def _mask_at(mask: Tensor, place: Place, size: tuple[int, int]) -> Tensor:
+    frames = mask.reshape(-1, 1, *mask.shape[-2:]).to("cpu", torch.float32)
+    whole = F.interpolate(frames, size=place.latent, mode="area")
+    if len(frames) == 1 and len(set(place.corners)) == 1:
+        return _cut(whole, place.corners[0], place, size)
+    return torch.cat(
+        [
+            _cut(whole[(row % place.batch) % len(frames)][None], corner, place, size)
+            for row, corner in enumerate(place.corners)
+        ]
+    )
+
+
+def _cut(whole: Tensor, corner: tuple[int, int], place: Place, size: tuple[int, int]) -> Tensor:
+    top, left = corner
+    height, width = place.size
+    part = whole[..., top : top + height, left : left + width]
+    return F.interpolate(part, size=size, mode="area").flatten(1)
