@@ -47,18 +47,14 @@ class LoadedEncoder:
     def keys_values(self, tokens: Tensor, device: torch.device, dtype: torch.dtype) -> KeysValues:
         """Nested tokens (n, token_dim) to {site: (keys, values)}, each (1, n, width)."""
         projected = self.patcher.model.keys_values(tokens[None].to(device, torch.float32))
-        return {
-            site: (key.to(dtype), value.to(dtype)) for site, (key, value) in projected.items()
-        }
+        return {site: (key.to(dtype), value.to(dtype)) for site, (key, value) in projected.items()}
 
 
 def load(path: str | Path, label: str) -> LoadedEncoder:
     """Reads an encoder's file; raises NestedAttentionError in one sentence for any other file."""
     encoder, info = load_encoder(path, comfy.ops.manual_cast, device="cpu")
     # The host puts another class in its place while it starts.
-    patcher = getattr(
-        comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher
-    )(
+    patcher = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)(
         encoder.requires_grad_(False),
         load_device=comfy.model_management.get_torch_device(),
         offload_device=comfy.model_management.unet_offload_device(),

@@ -54,9 +54,10 @@ class Run:
         self._masks: dict[tuple[Any, ...], Tensor] = {}
 
     def prepare(self, named: Collection[int]) -> None:
-        """Projects the subjects that the run's conditionings name; the host loads their encoders."""
+        """Projects the subjects that are named, once the host has loaded their encoders."""
         wanted = [key for key, subject in self.subjects.items() if key in named and acts(subject)]
-        for encoder in {id(e): e for e in (self.subjects[key].encoder for key in wanted)}.values():
+        encoders = {id(e): e for e in (self.subjects[key].encoder for key in wanted)}
+        for encoder in encoders.values():
             encoder.load()
             for key in wanted:
                 if self.subjects[key].encoder is encoder:
@@ -66,9 +67,7 @@ class Run:
         """{site: (keys, values)} of one subject, each (1, n, width), in the model's dtype."""
         if key not in self._made:
             subject = self.subjects[key]
-            self._made[key] = subject.encoder.keys_values(
-                subject.tokens, self._device, self._dtype
-            )
+            self._made[key] = subject.encoder.keys_values(subject.tokens, self._device, self._dtype)
         return self._made[key]
 
     def mask(self, key: int, place: Place, size: tuple[int, int]) -> Tensor | None:
@@ -145,9 +144,7 @@ def warn_of_unnamed(subjects: Mapping[int, Subject], named: Collection[int]) -> 
         )
 
 
-def presences(
-    subjects: Mapping[int, Subject], slots: Tensor, length: int
-) -> list[Presence]:
+def presences(subjects: Mapping[int, Subject], slots: Tensor, length: int) -> list[Presence]:
     """The subjects of a model call, from payloads (rows, slots, 3) and a context of ``length``.
 
     The host repeats a shorter context up to the length of a longer one; the subject's token is

@@ -1,0 +1,144 @@
+"""Apply Nested Attention."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..nested_attn_core.attention import NormControl
+from ..nested_attn_core.subject import Subject, Subjects
+from .host.binding import bind_model
+from .host.text import bind_clip
+from .sockets import NestedSubject, schema
+
+AS_TRAINED = "as trained"
+
+
+class ApplyNestedAttention(io.ComfyNode):
+    """Subjects onto a model and its text encoder."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="NestedAttentionApply",
+            display_name="Apply Nested Attention",
+            description=(
+                "Lets prompts name your subjects: encode them with the CLIP that comes out, write "
+                "<anna> where anna should appear, and sample with the MODEL that comes out. A "
+                "subject that a prompt does not name changes nothing. To give subjects settings "
+                "of their own, use one Apply after another."
+            ),
+            search_aliases=["nested attention", "ip-adapter", "personalization", "identity"],
+            inputs=_inputs(),
+            outputs=[
+                io.Model.Output(
+                    "model_out",
+                    display_name="model",
+                    tooltip="For the sampler; the model that came in stays as it is.",
+                ),
+                io.Clip.Output(
+                    "clip_out",
+                    display_name="clip",
+                    tooltip="For any text encode node: its prompts may name the subjects.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        clip: Any,
+        subject: Subject | Subjects,
+        strength: float,
+        start_percent: float = 0.0,
+        end_percent: float = 1.0,
+        norm: str = AS_TRAINED,
+        norm_factor: float = 2.0,
+        token_weight: float = 1.0,
+        mask: Tensor | None = None,
+    ) -> io.NodeOutput:
+        settings: dict[str, Any] = {
+            "start_percent": start_percent,
+            "end_percent": end_percent,
+            "token_weight": token_weight,
+            "mask": mask,
+        }
+        if norm != AS_TRAINED:
+            settings["norm"] = NormControl(norm, norm_factor)  # type: ignore[arg-type]
+        subjects = Subjects(
+            tuple(
+                replace(item, strength=item.strength * strength, **settings)
+                for item in Subjects.of(subject)
+            )
+        )
+        return io.NodeOutput(bind_model(model, subjects), bind_clip(clip, subjects))
+
+
+def _inputs() -> list[Any]:
+    return [
+        io.Model.Input("model", tooltip="The model to sample with: SD1.5, SD2 or SDXL family."),
+        io.Clip.Input("clip", tooltip="The text encoder of the same model."),
+        NestedSubject.Input(
+            "subject", tooltip="From Encode Subject, or several from Combine Subjects."
+        ),
+        io.Float.Input(
+            "strength",
+            default=1.0,
+            min=0.0,
+            max=2.0,
+            step=0.05,
+            tooltip="1 is as trained; 0 leaves the plain class word.",
+        ),
+        io.Float.Input(
+            "start_percent",
+            default=0.0,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            tooltip="Where in the sampling the subjects begin to act (0 = first step).",
+        ),
+        io.Float.Input(
+            "end_percent",
+            default=1.0,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            tooltip="Where in the sampling the subjects cease to act (1 = last step).",
+        ),
+        io.Combo.Input(
+            "norm",
+            options=[AS_TRAINED, "text", "none"],
+            default=AS_TRAINED,
+            optional=True,
+            tooltip="Length of the nested values: as the encoder was trained; norm_factor times "
+            "that of the text value which they replace; or left alone.",
+        ),
+        io.Float.Input(
+            "norm_factor",
+            default=2.0,
+            min=0.0,
+            max=10.0,
+            step=0.05,
+            optional=True,
+            tooltip='Used where norm is "text"; more gives the subject more weight.',
+        ),
+        io.Float.Input(
+            "token_weight",
+            default=1.0,
+            min=0.05,
+            max=20.0,
+            step=0.05,
+            optional=True,
+            tooltip="Multiplies the odds of the subject's token in the attention map: above 1 the "
+            "subject claims more of the image, below 1 less.",
+        ),
+        io.Mask.Input(
+            "mask",
+            optional=True,
+            tooltip="Where in the image the subjects may act; of any size.",
+        ),
+    ]

@@ -1,0 +1,26 @@
+"""The list of nodes that the host asks for."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from .apply import ApplyNestedAttention
+from .encoder import LoadNestedEncoder
+from .host.files import register_folder
+from .prompt import NestedPrompt
+from .subject import CombineSubjects, EncodeSubject
+
+
+class NestedAttentionExtension(ComfyExtension):
+    """All nodes of the pack."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        # Hosts before 0.13 never call on_load.
+        register_folder()
+        return [
+            LoadNestedEncoder,
+            EncodeSubject,
+            CombineSubjects,
+            ApplyNestedAttention,
+            NestedPrompt,
+        ]

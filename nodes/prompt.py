@@ -1,0 +1,61 @@
+"""Nested Prompt."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io, ui
+
+from ..nested_attn_core.errors import NestedAttentionError
+from .host.text import binding_report
+from .sockets import schema
+
+
+class NestedPrompt(io.ComfyNode):
+    """A text encode that shows what it binds."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="NestedAttentionPrompt",
+            display_name="Nested Prompt",
+            description=(
+                "Encodes a prompt, as CLIP Text Encode does, and shows which words were bound to "
+                "which subject."
+            ),
+            search_aliases=["nested attention", "clip text encode", "prompt"],
+            inputs=[
+                io.Clip.Input("clip", tooltip="The CLIP output of Apply Nested Attention."),
+                io.String.Input(
+                    "text",
+                    multiline=True,
+                    dynamic_prompts=True,
+                    tooltip="For example: a photo of <anna> on a beach. Weights work as always: "
+                    "(<anna>:1.2).",
+                ),
+            ],
+            outputs=[
+                io.Conditioning.Output(
+                    "conditioning",
+                    display_name="conditioning",
+                    tooltip="Positive or negative for any sampler.",
+                ),
+                io.String.Output(
+                    "report",
+                    display_name="report",
+                    tooltip="For each subject, which words of the prompt stand for it.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, clip: Any, text: str) -> io.NodeOutput:
+        if not text.strip():
+            raise NestedAttentionError(
+                "The prompt is empty; write what the image should show and name a subject in it, "
+                "such as <anna>, or use CLIP Text Encode for an empty negative prompt."
+            )
+        tokens = clip.tokenize(text)
+        report = binding_report(clip, text, tokens)
+        conditioning = clip.encode_from_tokens_scheduled(tokens)
+        return io.NodeOutput(conditioning, report, ui=ui.PreviewText(report))

@@ -1,0 +1,26 @@
+"""What all nodes of the pack share: sockets, category, and a schema for any host version."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+from comfy_api.latest import io
+
+CATEGORY = "nested attention"
+
+NestedEncoder = io.Custom("NESTED_ENCODER")
+NestedSubject = io.Custom("NESTED_SUBJECT")
+
+_KNOWN = {field.name for field in fields(io.Schema)}
+
+
+def schema(**options: Any) -> io.Schema:
+    """io.Schema without the fields that this host does not know yet."""
+    return io.Schema(
+        **{
+            name: value
+            for name, value in {"category": CATEGORY, **options}.items()
+            if name in _KNOWN
+        }
+    )

@@ -1,0 +1,118 @@
+"""Encode Subject and Combine Subjects."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..nested_attn_core.placeholders import clean_name
+from ..nested_attn_core.subject import Subject, Subjects
+from .host.memory import LoadedEncoder
+from .host.vision import image_features
+from .sockets import NestedEncoder, NestedSubject, schema
+
+
+class EncodeSubject(io.ComfyNode):
+    """Reference images to a subject."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="NestedAttentionEncodeSubject",
+            display_name="Encode Subject",
+            description=(
+                "Turns one or more images of a subject into something that a prompt can call by "
+                "name. Several images of the same subject (a batch) are used together."
+            ),
+            search_aliases=["nested attention", "reference image", "personalization", "face"],
+            inputs=[
+                NestedEncoder.Input("encoder", tooltip="From Load Nested Encoder."),
+                io.ClipVision.Input(
+                    "clip_vision", tooltip="The image model that the encoder was trained with."
+                ),
+                io.Image.Input(
+                    "image",
+                    tooltip="The subject, large and alone in the picture; a batch shows one "
+                    "subject several times.",
+                ),
+                io.String.Input(
+                    "name",
+                    default="anna",
+                    tooltip="What prompts call the subject: anna is written <anna>.",
+                ),
+                io.Mask.Input(
+                    "crop_mask",
+                    optional=True,
+                    tooltip="Marks the subject in the image; the image is cropped to a square "
+                    "around it.",
+                ),
+            ],
+            outputs=[
+                NestedSubject.Output(
+                    "subject",
+                    display_name="subject",
+                    tooltip="Goes into Apply Nested Attention, or into Combine Subjects first.",
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        encoder: LoadedEncoder,
+        clip_vision: Any,
+        image: Tensor,
+        name: str,
+        crop_mask: Tensor | None = None,
+    ) -> io.NodeOutput:
+        name = clean_name(name)
+        tokens = encoder.tokens(image_features(clip_vision, encoder, image, crop_mask))
+        return io.NodeOutput(
+            Subject(
+                name=name,
+                tokens=tokens.flatten(0, 1),
+                class_word=encoder.info.class_word,
+                domain=encoder.info.domain,
+                encoder=encoder,
+                encoder_fingerprint=encoder.fingerprint,
+                norm=encoder.info.norm,
+            )
+        )
+
+
+class CombineSubjects(io.ComfyNode):
+    """Several subjects to one set."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="NestedAttentionCombineSubjects",
+            display_name="Combine Subjects",
+            description=(
+                "Joins subjects, so that one prompt can name them all. Inputs may be sets "
+                "themselves; each subject needs its own name."
+            ),
+            search_aliases=["nested attention", "several subjects", "merge subjects"],
+            inputs=[
+                NestedSubject.Input(
+                    f"subject_{number}",
+                    optional=number > 2,
+                    tooltip="From Encode Subject, or from another Combine Subjects.",
+                )
+                for number in range(1, 5)
+            ],
+            outputs=[
+                NestedSubject.Output(
+                    "subjects",
+                    display_name="subjects",
+                    tooltip="All subjects of the inputs, for Apply Nested Attention.",
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(cls, **subjects: Subject | Subjects | None) -> io.NodeOutput:
+        parts = [subjects[name] for name in sorted(subjects)]
+        return io.NodeOutput(Subjects.of(*(part for part in parts if part is not None)))
