@@ -33,10 +33,8 @@ def start_host(cpu: bool | None = None) -> Path:
     cpu: run on the CPU; None asks torch whether there is a GPU. Returns the host's folder.
     """
     host = host_path()
-    # The repository has a package `nodes` of its own, which must not hide the host's nodes.py.
-    sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
-    if str(host) not in sys.path:
-        sys.path.insert(0, str(host))
+    # In front, because the repository has a package `nodes` that must not hide the host's nodes.py.
+    sys.path[:] = [str(host), *(entry for entry in sys.path if entry != str(host))]
     if cpu is None:
         cpu = not has_gpu()
     cli_args = importlib.import_module("comfy.cli_args")
