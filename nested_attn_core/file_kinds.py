@@ -127,8 +127,14 @@ def read_header(path: str | Path) -> Header:
     if len(raw) < length:
         raise NestedAttentionError(_cut_short(path, size))
     header, end = _parse(path, raw)
-    if _PREFIX + length + end > size:
+    surplus = size - (_PREFIX + length + end)
+    if surplus < 0:
         raise NestedAttentionError(_cut_short(path, size))
+    if surplus > 0:
+        raise NestedAttentionError(
+            f'"{path.name}" has {surplus} bytes more than its header tells of; download or copy it '
+            "again."
+        )
     return header
 
 
