@@ -7,6 +7,7 @@ from comfy_api.latest import ComfyExtension, io
 from .apply import ApplyNestedAttention
 from .encoder import LoadNestedEncoder
 from .host.files import register_folder
+from .miniature import LoadMiniature
 from .prompt import NestedPrompt
 from .subject import CombineSubjects, EncodeSubject
 
@@ -23,4 +24,5 @@ class NestedAttentionExtension(ComfyExtension):
             CombineSubjects,
             ApplyNestedAttention,
             NestedPrompt,
+            LoadMiniature,
         ]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from comfy.ldm.modules.attention import SpatialTransformer, SpatialVideoTransformer
 from torch import Tensor, nn
 
-from ...nested_attn_core.encoder import Site
 from ...nested_attn_core.errors import NestedAttentionError
+from ...nested_attn_core.projections import Site
 
 
 def discover_sites(diffusion_model: nn.Module) -> tuple[Site, ...]:
@@ -18,7 +19,7 @@ def discover_sites(diffusion_model: nn.Module) -> tuple[Site, ...]:
     its attention. Raises NestedAttentionError where the model has no such sites.
     """
     sites = tuple(
-        Site(block, number, index, attention.to_k.weight.shape[0])
+        _site(block, number, index, attention)
         for block, number, index, attention in _cross_attentions(diffusion_model)
     )
     if not sites:
@@ -32,15 +33,16 @@ def discover_sites(diffusion_model: nn.Module) -> tuple[Site, ...]:
 def site_projections(diffusion_model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
     """The model's own (to_k.weight, to_v.weight) by site name, each (width, context dim)."""
     return {
-        Site(block, number, index, attention.to_k.weight.shape[0]).name: (
-            attention.to_k.weight,
-            attention.to_v.weight,
-        )
+        _site(block, number, index, attention).name: (attention.to_k.weight, attention.to_v.weight)
         for block, number, index, attention in _cross_attentions(diffusion_model)
     }
 
 
-def _cross_attentions(diffusion_model: nn.Module) -> Iterator[tuple[str, int, int, nn.Module]]:
+def _site(block: str, number: int, index: int, attention: Any) -> Site:
+    return Site(block, number, index, attention.to_k.weight.shape[0])
+
+
+def _cross_attentions(diffusion_model: nn.Module) -> Iterator[tuple[str, int, int, Any]]:
     for block, number, container in _containers(diffusion_model):
         for module in container.children():
             # A video transformer shares its key with temporal attention, which is no site of ours.
@@ -48,7 +50,8 @@ def _cross_attentions(diffusion_model: nn.Module) -> Iterator[tuple[str, int, in
                 module, SpatialVideoTransformer
             ):
                 continue
-            for index, layer in enumerate(module.transformer_blocks):
+            layers: Any = module.transformer_blocks
+            for index, layer in enumerate(layers):
                 if layer.attn2 is not None and not layer.switch_temporal_ca_to_sa:
                     yield block, number, index, layer.attn2
 

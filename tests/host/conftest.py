@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,8 +28,10 @@ import comfy.sd1_clip  # noqa: E402
 import comfy.sdxl_clip  # noqa: E402
 import comfy.supported_models  # noqa: E402
 import comfy.supported_models_base  # noqa: E402
-import nodes as host_nodes  # noqa: E402
 from comfy.patcher_extension import WrappersMP  # noqa: E402
+
+# For a type checker `nodes` is the pack's own package.
+host_nodes: Any = importlib.import_module("nodes")
 
 L_CONFIG = {
     "hidden_size": 64,
@@ -168,7 +169,9 @@ class World:
             **settings,
         )
 
-    def apply(self, subject, model=None, clip=None, strength: float = 1.0, **settings):
+    def apply(
+        self, subject: Any, model: Any = None, clip: Any = None, strength=1.0, **settings: Any
+    ) -> tuple[Any, Any]:
         """(MODEL, CLIP) of the Apply node."""
         node = host_nodes.NODE_CLASS_MAPPINGS["NestedAttentionApply"]
         return node.execute(
@@ -289,10 +292,8 @@ def tiny_vision(folder: Path, seed: int) -> Any:
 
 def write_encoder(path: Path, diffusion_model: Any, vision: Any, family: str, seed=4) -> None:
     """The file of a random encoder for a model."""
-    encoder_module, checkpoint = (
-        pack("nested_attn_core.encoder"),
-        pack("nested_attn_core.checkpoint"),
-    )
+    encoder_module = pack("nested_attn_core.encoder")
+    checkpoint = pack("nested_attn_core.checkpoint")
     config = encoder_module.EncoderConfig(
         feature_dim=48,
         tokens=6,
@@ -306,19 +307,14 @@ def write_encoder(path: Path, diffusion_model: Any, vision: Any, family: str, se
     )
     encoder = encoder_module.NestedEncoder(config)
     randomise(encoder, seed, std=0.3)
-    fingerprint = pack("nested_attn_core.fingerprint").weights_fingerprint(
-        vision.model.state_dict()
-    )
+    weights_fingerprint = pack("nested_attn_core.fingerprint").weights_fingerprint
     info = checkpoint.EncoderInfo(
         base_family=family,
         config=config,
-        backbone=checkpoint.Backbone("the tiny vision model", fingerprint, 32),
+        backbone=checkpoint.Backbone(
+            "the tiny vision model", weights_fingerprint(vision.model.state_dict()), 32
+        ),
         domain="person",
         class_word="person",
     )
     checkpoint.save_encoder(path, encoder, info)
-
-
-def loaded_modules() -> list[str]:
-    """Names of the pack's modules in the copy that the host loaded."""
-    return [name for name in sys.modules if name.startswith(PACK.replace(".", "_x_"))]

@@ -62,7 +62,7 @@ def test_what_switches_a_subject_off_leaves_the_plain_image(
 
 def test_the_same_settings_switched_on_change_the_image(sd15: World) -> None:
     whole = applied(sd15)
-    for settings in (
+    every: list[dict[str, Any]] = [
         {"strength": 0.5},
         {"mask": torch.ones(1, 64, 64) * 0.5},
         {"start_percent": 0.5},
@@ -70,7 +70,8 @@ def test_the_same_settings_switched_on_change_the_image(sd15: World) -> None:
         {"norm": "none"},
         {"norm": "text", "norm_factor": 1.0},
         {"token_weight": 3.0},
-    ):
+    ]
+    for settings in every:
         some = applied(sd15, **settings)
         assert not torch.equal(some, plain(sd15)) and not torch.equal(some, whole), settings
     assert torch.equal(applied(sd15, norm="text", norm_factor=2.0), whole)
