@@ -43,15 +43,10 @@ class Row:
 
 ROWS = (
     Row("<anna> smiling in a red shirt and <rex> with round eyes, beach", 11, 0, 0),
-    Row(
-        "<anna> smiling with glasses in a green shirt and <rex> wearing a red scarf with round eyes, forest",
-        12,
-        1,
-        1,
-    ),
+    Row("<anna> smiling in a green shirt and <rex> wearing a red scarf, forest", 12, 1, 1),
     Row("<anna> smiling in a blue shirt and <rex> wearing a black hat, starry sky", 13, 2, 2),
     Row("<anna> surprised in a yellow shirt and <rex> with wide eyes, city", 14, 3, 3),
-    Row("<anna> with sunglasses in a white shirt and <rex> wearing headphones, mountain", 15, 4, 4),
+    Row("<anna> smiling with glasses in a white shirt and <rex>, mountain", 15, 4, 4),
 )
 
 
@@ -129,7 +124,12 @@ def draw(results: Sequence[Result]) -> Image.Image:
     pen.text((GAP, GAP), "Nested Attention: two subjects in one image", "black", font(26))
     pen.text((GAP, HEAD - 32), "reference <anna>", "#555555", font(18))
     pen.text((GAP + TILE + GAP, HEAD - 32), "reference <rex>", "#555555", font(18))
-    pen.text((split + GAP, HEAD - 32), "results, first seeds, none left out", "#555555", font(18))
+    pen.text(
+        (split + GAP, HEAD - 32),
+        f"results: one batch of {SAMPLES}, none left out",
+        "#555555",
+        font(18),
+    )
     for index, result in enumerate(results):
         top = HEAD + index * pitch
         pen.text((GAP, top + 6), result.row.prompt, "black", font(20))

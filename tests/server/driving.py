@@ -1,0 +1,55 @@
+"""Small helpers of the server tests."""
+
+from __future__ import annotations
+
+import copy
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from host_server import HostServer, node_of
+from pack import ROOT, host_path
+
+REFERENCES = ROOT / "models" / "references"
+Graph = dict[str, Any]
+
+
+def new_server(base: Path, **options: Any) -> HostServer:
+    """A server on the host that the tests use, with folders of its own."""
+    python = Path(os.environ.get("COMFYUI_PYTHON", sys.executable))
+    return HostServer(host_path(), python, base, **options)
+
+
+def first_reference(domain: str) -> Path:
+    found = sorted((REFERENCES / domain).glob("*.png"))
+    assert found, f"no reference pictures in models/references/{domain}"
+    return found[0]
+
+
+def changed(graph: Graph, kind: str, title: str | None = None, **inputs: Any) -> Graph:
+    """A copy of a workflow with other inputs on one node."""
+    graph = copy.deepcopy(graph)
+    graph[node_of(graph, kind, title)]["inputs"].update(inputs)
+    return graph
+
+
+def cached(entry: dict[str, Any]) -> set[str]:
+    """The nodes that a job took from the host's cache instead of running them."""
+    for event, data in entry["status"]["messages"]:
+        if event == "execution_cached":
+            return set(data["nodes"])
+    raise AssertionError("the host did not say what it had cached")
+
+
+def forget(server: HostServer) -> None:
+    """Empties the host's cache: it keeps only what the latest workflow uses."""
+    server.run(
+        {
+            "1": {
+                "class_type": "EmptyImage",
+                "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 0},
+            },
+            "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
+        }
+    )
