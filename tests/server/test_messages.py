@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from driving import Graph, changed, first_reference
-from host_server import HostError, HostServer
+from host_server import HostError, HostServer, node_of
 from pack import ROOT
 
 PROMPT = "NestedAttentionPrompt"
@@ -39,9 +39,11 @@ def test_prompts(server, graph, text, expected):
     assert expected in message(server, changed(graph, PROMPT, text=text))
 
 
-def test_a_prompt_that_names_no_subject_at_all(server, graph):
-    told = message(server, changed(graph, PROMPT, text="a person and a kitten, beach"))
-    assert "<anna>" in told and "<rex>" in told
+def test_subjects_that_the_prompt_does_not_name_are_reported(server, graph):
+    entry = server.run(changed(graph, PROMPT, text="a person and <rex>, forest"))
+    (report,) = entry["outputs"][node_of(graph, PROMPT)]["text"]
+    assert "<anna> is not named in this prompt" in report
+    assert "<rex> is not named" not in report
 
 
 def test_two_subjects_of_one_name(server, graph):
