@@ -17,6 +17,8 @@ import torch
 from commands.pack import ROOT, start_host
 
 start_host(cpu=True)
+# As the host's main.py does; later, comfy/utils.py would answer to this name.
+importlib.import_module("utils.install_util")
 torch.set_num_threads(1)
 
 import comfy.clip_vision  # noqa: E402
@@ -223,7 +225,9 @@ def worlds(host: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Callab
 
     def world(family: str) -> World:
         if family not in built:
-            built[family] = _build(family, folder)
+            # Training needs ordinary tensors.
+            with torch.inference_mode(False), torch.no_grad():
+                built[family] = _build(family, folder)
         return built[family]
 
     return world

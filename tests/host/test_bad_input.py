@@ -13,7 +13,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from .conftest import World, pack, randomise, tiny_vision, write_encoder
+from .conftest import World, randomise, tiny_vision, write_encoder
 
 IMAGE = torch.rand(1, 48, 40, 3, generator=torch.Generator().manual_seed(1))
 
@@ -231,12 +231,13 @@ def test_an_empty_prompt(host: Any, sd15: World, text: str) -> None:
 
 
 def test_settings_out_of_range(sd15: World) -> None:
-    for settings, says in (
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"start_percent": 0.8, "end_percent": 0.2}, "the start first"),
         ({"strength": float("nan")}, "finite"),
         ({"token_weight": 0.0}, "above 0"),
         ({"mask": torch.full((1, 8, 8), float("inf"))}, "NaN or infinite"),
-    ):
+    ]
+    for settings, says in cases:
         with pytest.raises(ValueError) as error:
             sd15.apply(sd15.subject(), **settings)
         assert says in sentence(error)

@@ -142,8 +142,8 @@ def test_sdxl_prompts_that_differ_go_by_the_larger_encoder(
     _, clip = world.apply(world.subject())
 
     def encode(text_g: str, text_l: str) -> list[int]:
-        out = CLIPTextEncodeSDXL.execute(clip, 64, 64, 0, 0, 64, 64, text_g, text_l).result[0]
-        return [row for _, row, _ in slots(out)]
+        out: Any = CLIPTextEncodeSDXL.execute(clip, 64, 64, 0, 0, 64, 64, text_g, text_l)
+        return [row for _, row, _ in slots(out.result[0])]
 
     with caplog.at_level(logging.WARNING, "nested_attention"):
         assert encode("a <anna>", "a <anna>") == [2]
