@@ -1,4 +1,4 @@
-"""The shipped miniature as the host's own MODEL, CLIP, VAE and CLIP_VISION; nothing is registered."""
+"""The shipped miniature as the host's MODEL, CLIP, VAE and CLIP_VISION; nothing is registered."""
 
 from __future__ import annotations
 

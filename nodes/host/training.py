@@ -14,7 +14,7 @@ from .sites import discover_sites
 
 
 class PatchedDenoiser:
-    """Calls a diffusion model through the same patch objects that Apply Nested Attention installs."""
+    """Calls a diffusion model through the patch objects that Apply Nested Attention installs."""
 
     def __init__(self, diffusion_model: nn.Module, multiplier: float = 1000.0):
         self.diffusion_model = diffusion_model.requires_grad_(False)

@@ -1,7 +1,7 @@
 """CLIP text and vision towers in the host's key layout, in a form that gradients pass through.
 
-The host's own classes add residuals in place, which autograd refuses; these compute the same function
-(tests hold them against the host) and export a state dict that the host loads as it is.
+The host's own classes add residuals in place, which autograd refuses; these compute the same
+function (tests hold them against the host), and the host loads their weights.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Builds the miniature's training pictures as shards on disk; the same command, the same pictures."""
+"""Builds the miniature's training pictures as shards on disk; the same plan, the same pictures."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Plan:
 def build(
     folder: Path, plan: Plan, progress: Callable[[int, int], None], part: int = 0, of: int = 1
 ) -> None:
-    """Draw the shards of `plan` that are missing in `folder`; interrupted runs go on where they were."""
+    """Draw the shards of `plan` that are missing in `folder`; a stopped run can go on."""
     folder.mkdir(parents=True, exist_ok=True)
     jobs = plan.jobs()
     shards = range(0, len(jobs), SHARD)

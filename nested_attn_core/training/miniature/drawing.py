@@ -108,18 +108,25 @@ def _fur(index: int) -> Image.Image:
     return Image.fromarray(pixels.astype(np.uint8), "RGBA")
 
 
+def kitten_look(rng: random.Random) -> tuple[dict[str, str], int]:
+    """The words for what varies in a kitten, and its mouth, which has no word."""
+    eyes = rng.choice(tuple(KITTEN_EYES))
+    mouth = rng.randrange(10)
+    wear = rng.choice(("",) * 4 + tuple(KITTEN_WEAR)[1:])
+    return {"wear": wear, "eyes": eyes}, mouth
+
+
 def draw_kitten(identity: Identity, rng: random.Random) -> tuple[Image.Image, dict[str, str]]:
     """A cut-out of the kitten (RGBA, SIDE px) and the words for what varies in it."""
+    words, mouth = kitten_look(rng)
     image = _coat(identity["body"], COATS[identity["coat"]]).copy()
     if identity["fur"] != "plain":
         image.alpha_composite(_fur(FURS[identity["fur"]]))
-    eyes = rng.choice(tuple(KITTEN_EYES))
-    image.alpha_composite(_layer(_parts("002#02eyes")[KITTEN_EYES[eyes]]))
-    image.alpha_composite(_layer(_parts("003#03mouth")[rng.randrange(10)]))
-    wear = rng.choice(("",) * 4 + tuple(KITTEN_WEAR)[1:])
-    if wear:
-        image.alpha_composite(_layer(_parts("004#04accessories")[KITTEN_WEAR[wear]]))
-    return image, {"wear": wear, "eyes": eyes}
+    image.alpha_composite(_layer(_parts("002#02eyes")[KITTEN_EYES[words["eyes"]]]))
+    image.alpha_composite(_layer(_parts("003#03mouth")[mouth]))
+    if words["wear"]:
+        image.alpha_composite(_layer(_parts("004#04accessories")[KITTEN_WEAR[words["wear"]]]))
+    return image, words
 
 
 @functools.cache
@@ -130,13 +137,27 @@ def _personas() -> Any:
     return Style(json.loads(text))
 
 
+def person_look(rng: random.Random) -> tuple[dict[str, str], tuple[str, str]]:
+    """The words for what varies in a person, and its shirt as (colour, cut)."""
+    mouth, eyes = rng.choice(tuple(MOUTHS)), rng.choice(tuple(EYES))
+    colour, shirt = rng.choice(tuple(SHIRT_COLOURS)), rng.choice(tuple(SHIRTS))
+    return {"mouth": mouth, "eyes": eyes, "shirt": f"in a {colour} {shirt}"}, (colour, shirt)
+
+
+LOOKS = {"person": person_look, "kitten": kitten_look}
+
+
+def words_of(domain: str, rng: random.Random) -> dict[str, str]:
+    """Words for one look of a domain's subject, as its captions have them."""
+    return LOOKS[domain](rng)[0]
+
+
 def draw_person(identity: Identity, rng: random.Random) -> tuple[Image.Image, dict[str, str]]:
     """A cut-out of the person (RGBA, SIDE px) and the words for what varies in it."""
     import resvg_py
     from dicebear import Avatar
 
-    mouth, eyes = rng.choice(tuple(MOUTHS)), rng.choice(tuple(EYES))
-    colour, shirt = rng.choice(tuple(SHIRT_COLOURS)), rng.choice(tuple(SHIRTS))
+    words, (colour, shirt) = person_look(rng)
     beard = BEARDS[identity["beard"]]
     options = {
         "seed": "x",
@@ -146,8 +167,8 @@ def draw_person(identity: Identity, rng: random.Random) -> tuple[Image.Image, di
         "skinColor": [SKINS[identity["skin"]]],
         "noseVariant": ["smallRound"],
         "facialHairProbability": 100 if beard else 0,
-        "mouthVariant": [MOUTHS[mouth]],
-        "eyesVariant": [EYES[eyes]],
+        "mouthVariant": [MOUTHS[words["mouth"]]],
+        "eyesVariant": [EYES[words["eyes"]]],
         "clothesVariant": [SHIRTS[shirt]],
         "clothingColor": [SHIRT_COLOURS[colour]],
         "backgroundColor": ["00000000"],
@@ -157,7 +178,7 @@ def draw_person(identity: Identity, rng: random.Random) -> tuple[Image.Image, di
     svg = Avatar(_personas(), options).to_string()
     png = resvg_py.svg_to_bytes(svg_string=svg, width=SIDE, height=SIDE, skip_system_fonts=True)
     image = Image.open(io.BytesIO(bytes(png))).convert("RGBA")
-    return image, {"mouth": mouth, "eyes": eyes, "shirt": f"in a {colour} {shirt}"}
+    return image, words
 
 
 DRAW = {"person": draw_person, "kitten": draw_kitten}

@@ -1,0 +1,70 @@
+"""Trains the shipped autoencoder: the host's AutoencoderKL, taught the miniature's latents."""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from .base import encode_all, patch_code, pixels
+from .common import STATE, core, host, log
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--steps", type=int, default=2500)
+    parser.add_argument("--rate", type=float, default=1.5e-3)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--crop", type=int, default=8, help="latent side of a training crop")
+    parser.add_argument("--batch", type=int, default=16)
+
+
+def build(seed: int):
+    config, base = core("training.miniature.config"), core("training.miniature.base")
+    model = host("comfy.ldm.models.autoencoder").AutoencoderKL(**config.VAE)
+    base.initialise(model, seed)
+    return model.to(memory_format=torch.channels_last)
+
+
+def crops(images, latents, size: int, batch: int, generator: torch.Generator):
+    """Random crops, aligned to patches: pixels (B, 3, 8 s, 8 s) and their latents (B, C, s, s)."""
+    side = latents.shape[-1]
+    index = torch.randint(0, len(latents), (batch,), generator=generator).tolist()
+    tops = torch.randint(0, side - size + 1, (batch, 2), generator=generator).tolist()
+    x, z = [], []
+    for i, (top, left) in zip(index, tops, strict=True):
+        z.append(latents[i, :, top : top + size, left : left + size])
+        x.append(images[i, top * 8 : (top + size) * 8, left * 8 : (left + size) * 8])
+    return pixels(np.stack(x)), torch.stack(z)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    loop = core("training.loop")
+    images, _ = core("training.miniature.dataset").load(STATE / "data")
+    code = patch_code(images)
+    latents = encode_all(code, images)
+    model = build(arguments.seed)
+    log(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters")
+    mean_channels = latents.shape[1]
+
+    def loss(step: int, generator: torch.Generator) -> torch.Tensor:
+        x, z = crops(images, latents, arguments.crop, arguments.batch, generator)
+        # The UNet's latents are never exact: the decoder learns to forgive a little noise.
+        noisy = z + 0.06 * torch.randn(z.shape, generator=generator)
+        decoded = model.decode(noisy.contiguous(memory_format=torch.channels_last))
+        edges = sum((decoded.diff(dim=d) - x.diff(dim=d)).abs().mean() for d in (2, 3))
+        reconstruction = (decoded - x).abs().mean() + 0.5 * edges
+        if step % 4:  # the encoder's task is far easier than the decoder's
+            return reconstruction
+        moments = model.quant_conv(model.encoder(x.contiguous(memory_format=torch.channels_last)))
+        mean, spread = moments[:, :mean_channels], moments[:, mean_channels:]
+        return reconstruction + F.mse_loss(mean, z) + 1e-4 * (spread + 20).square().mean()
+
+    loop.train(
+        model,
+        loss,
+        loop.Schedule(steps=arguments.steps, rate=arguments.rate, seed=arguments.seed),
+        STATE / "autoencoder",
+        log,
+    )

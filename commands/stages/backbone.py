@@ -1,0 +1,75 @@
+"""Trains the miniature's image backbone: a small CLIP vision tower, on training identities only."""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+from torch.nn import functional as F
+
+from .base import patch_code, pixels
+from .common import STATE, core, log
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--steps", type=int, default=1800)
+    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--seed", type=int, default=3)
+    parser.add_argument("--batch", type=int, default=64)
+
+
+def shift(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Mirror, and shift with the edge repeated."""
+    if torch.rand((), generator=generator) < 0.5:
+        x = x.flip(3)
+    padded = F.pad(x, (12, 12, 12, 12), mode="replicate")
+    top, left = torch.randint(0, 25, (2,), generator=generator).tolist()
+    return padded[..., top : top + x.shape[-2], left : left + x.shape[-1]]
+
+
+def build(seed: int, patch_dim: int):
+    torch.manual_seed(seed)
+    config = core("training.miniature.config").VISION
+    heads = {n: c for n, c in core("training.miniature.attributes").heads().items() if "." in n}
+    tower = core("training.miniature.clip_layout").VisionTower(config)
+    lesson = core("training.miniature.backbone").Lesson
+    return lesson(tower, config["hidden_size"], heads, patch_dim)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    attributes = core("training.miniature.attributes")
+    images, records = core("training.miniature.dataset").load(STATE / "data")
+    code = patch_code(images)
+    single = [row for row, record in enumerate(records) if len(record["subjects"]) == 1]
+    images, labels = images[single], attributes.labels([records[row] for row in single])
+    model = build(arguments.seed, 4 * code.basis.shape[1])
+    log(f"{sum(p.numel() for p in model.tower.parameters()) / 1e6:.2f} M parameters in the tower")
+
+    def loss(step: int, generator: torch.Generator) -> torch.Tensor:
+        index = torch.randint(0, len(images), (arguments.batch,), generator=generator)
+        x = shift(pixels(images[index.numpy()]), generator)
+        patches = F.pixel_unshuffle(code.encode(x), 2).flatten(2).transpose(1, 2)
+        return model(x, patches, {name: values[index] for name, values in labels.items()})
+
+    def report(step: int, averaged) -> None:
+        with torch.no_grad():
+            rows = slice(0, 512)
+            logits = model.logits(model.tower(pixels(images[rows])))
+        line = {}
+        for name in model.names:
+            known = labels[name][rows] >= 0
+            line[name] = round(
+                float((logits[name].argmax(-1) == labels[name][rows])[known].float().mean()), 2
+            )
+        log(f"read off training pictures: {line}")
+
+    core("training.loop").train(
+        model,
+        loss,
+        core("training.loop").Schedule(
+            steps=arguments.steps, rate=arguments.rate, seed=arguments.seed, weight_decay=0.05
+        ),
+        STATE / "backbone",
+        log,
+        report,
+    )

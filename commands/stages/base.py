@@ -1,0 +1,78 @@
+"""Trains the miniature's base model on the host's UNet class."""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+
+from .common import STATE, core, host, log, tokenizer
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--rate", type=float, default=8e-4)
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def pixels(images) -> torch.Tensor:
+    """uint8 (n, H, W, 3) -> float (n, 3, H, W) in -1..1"""
+    return torch.from_numpy(images).movedim(-1, 1).float() / 127.5 - 1
+
+
+def patch_code(images):
+    """The latent code, fitted on every eighth picture."""
+    latents, config = core("training.miniature.latents"), core("training.miniature.config")
+    return latents.PatchCode.fit(pixels(images[::8]), config.LATENT_CHANNELS, config.PATCH)
+
+
+def encode_all(code, images) -> torch.Tensor:
+    return torch.cat([code.encode(pixels(images[i : i + 256])) for i in range(0, len(images), 256)])
+
+
+def build(vocabulary_size: int, seed: int):
+    """A fresh base: the host's UNet and the text tower, initialised."""
+    config, base = core("training.miniature.config"), core("training.miniature.base")
+    towers = core("training.miniature.clip_layout")
+    operations = host("comfy.ops").disable_weight_init
+    unet = host("comfy.ldm.modules.diffusionmodules.openaimodel").UNetModel(
+        **config.UNET, dtype=torch.float32, operations=operations
+    )
+    base.initialise(unet, seed)
+    text = towers.TextTower(config.TEXT, vocabulary_size)
+    return base.Base(unet, text).to(memory_format=torch.channels_last)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    import numpy as np
+
+    loop, base = core("training.loop"), core("training.miniature.base")
+    images, records = core("training.miniature.dataset").load(STATE / "data")
+    captions = [record["caption"] for record in records]
+    vocabulary = core("training.miniature.vocabulary").Vocabulary.of(captions, tokenizer())
+    code = patch_code(images)
+    latents = encode_all(code, images)
+    sample = pixels(images[:64])
+    error = (code.decode(code.encode(sample)) - sample).square().mean()
+    log(
+        f"{len(images)} pictures, {len(vocabulary)} words, deviation {latents.std():.2f}, "
+        f"linear code {10 * np.log10(4 / error):.1f} dB"
+    )
+    del images
+    folder = STATE / "base"
+    folder.mkdir(parents=True, exist_ok=True)
+    core("training.checkpoints").save_state(
+        folder / "code.pt", {**code.state(), "token_ids": torch.tensor(vocabulary.token_ids)}
+    )
+    tokens = vocabulary.encode(captions, tokenizer())
+    empty = vocabulary.encode([""], tokenizer())[0]
+    model = build(len(vocabulary), arguments.seed)
+    log(f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters")
+    batches = base.Batches(latents, tokens, empty)
+    loop.train(
+        model,
+        lambda step, generator: batches.loss(model, generator),
+        loop.Schedule(steps=arguments.steps, rate=arguments.rate, seed=arguments.seed),
+        folder,
+        log,
+    )

@@ -1,0 +1,80 @@
+"""Collects base, autoencoder and backbone into models/miniature.safetensors, in fp16."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import torch
+
+import pack
+
+from .common import MODELS, STATE, core, log
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = __doc__
+
+
+def averaged(stage: str) -> dict[str, torch.Tensor]:
+    """The averaged weights of a stage's last save."""
+    state = core("training.checkpoints").load_state(STATE / stage / "state.pt")
+    if state is None:
+        raise SystemExit(f"Stage {stage} has not been trained yet; run: dev.py train {stage}")
+    log(f"{stage}: step {state['step']}, {state['seconds']:.0f} s, loss {state['loss']:.4f}")
+    return state["averaged"]
+
+
+def strip(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
+
+
+def vision_state(tower: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The vision tower under the host's names."""
+    embeddings = ("class_embedding", "patch_embedding", "position_embedding")
+    return {
+        f"vision_model.{'embeddings.' if name.startswith(embeddings) else ''}{name}": tensor
+        for name, tensor in tower.items()
+    }
+
+
+def parts() -> dict[str, dict[str, torch.Tensor]]:
+    base_state = averaged("base")
+    return {
+        "unet": strip(base_state, "unet."),
+        "text": strip(base_state, "text."),
+        "vae": averaged("autoencoder"),
+        "vision": vision_state(strip(averaged("backbone"), "tower.")),
+    }
+
+
+def about(token_ids: list[int]) -> dict:
+    config = core("training.miniature.config")
+    return {
+        "unet": config.UNET,
+        "text": config.TEXT,
+        "vae": config.VAE,
+        "vision": config.VISION,
+        "token_ids": token_ids,
+        "licence": "CC-BY-4.0 (trained on drawings made from parts under CC BY)",
+    }
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from safetensors.torch import save_file
+
+    miniature = pack.module("nodes.host.miniature")
+    code = core("training.checkpoints").load_state(STATE / "base" / "code.pt")
+    tensors = {
+        f"{part}.{name}": tensor.half().contiguous()
+        for part, state in parts().items()
+        for name, tensor in state.items()
+    }
+    path = MODELS / "miniature.safetensors"
+    MODELS.mkdir(exist_ok=True)
+    unfinished = path.with_suffix(".part")
+    metadata = {miniature.METADATA_KEY: json.dumps(about(code["token_ids"].tolist()))}
+    save_file(tensors, str(unfinished), metadata=metadata)
+    unfinished.replace(path)
+    miniature.load_miniature(path)  # what cannot be loaded must not ship
+    log(f"{path.name}: {path.stat().st_size / 1e6:.1f} MB")

@@ -1,0 +1,1 @@
+"""Measures: identity, prompt alignment, and the frontier between them."""

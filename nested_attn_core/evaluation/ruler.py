@@ -1,0 +1,69 @@
+"""The ruler: a small convolutional network that reads identity attributes and scene off a picture.
+
+It only scores; no encoder and no base is trained against it, so that a score stays independent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class ResidualBlock(nn.Module):
+    def __init__(self, inner: int, outer: int, stride: int):
+        super().__init__()
+        self.first = nn.Conv2d(inner, outer, 3, stride, 1, bias=False)
+        self.second = nn.Conv2d(outer, outer, 3, 1, 1, bias=False)
+        self.norm1, self.norm2 = nn.BatchNorm2d(outer), nn.BatchNorm2d(outer)
+        self.skip = (
+            nn.Conv2d(inner, outer, 1, stride, bias=False)
+            if stride > 1 or inner != outer
+            else nn.Identity()
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = F.relu(self.norm1(self.first(x)))
+        return F.relu(self.norm2(self.second(inner)) + self.skip(x))
+
+
+class Ruler(nn.Module):
+    """forward(images (B, 3, 128, 128) in -1..1) -> logits by head name.
+
+    heads: head name -> number of classes; identity heads are "domain.attribute", others free names.
+    """
+
+    def __init__(self, heads: Mapping[str, int]):
+        super().__init__()
+        self.trunk = nn.Sequential(
+            nn.Conv2d(3, 32, 5, 2, 2, bias=False),
+            nn.BatchNorm2d(32),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            ResidualBlock(32, 64, 1),
+            ResidualBlock(64, 96, 2),
+            ResidualBlock(96, 128, 1),
+            ResidualBlock(128, 192, 2),
+            nn.AdaptiveAvgPool2d(4),
+            nn.Flatten(),
+            nn.Linear(192 * 16, 256),
+            nn.ReLU(),
+        )
+        self.heads = nn.ModuleDict(
+            {name.replace(".", "_"): nn.Linear(256, n) for name, n in heads.items()}
+        )
+        self.names = tuple(heads)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        features = self.trunk(images)
+        return {name: self.heads[name.replace(".", "_")](features) for name in self.names}
+
+    @torch.no_grad()
+    def embed(self, images: Tensor, domain: str) -> Tensor:
+        """Identity embedding (B, classes of all the domain's attributes), unit length: the
+        attributes' probabilities side by side."""
+        logits = self(images)
+        parts = [logits[n].softmax(-1) for n in self.names if n.startswith(f"{domain}.")]
+        return F.normalize(torch.cat(parts, -1), dim=-1)

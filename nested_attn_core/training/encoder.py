@@ -1,0 +1,120 @@
+"""Training a nested encoder on a frozen base.
+
+Reference and target are different pictures of one subject, so that copying does not help.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..attention import NormControl, SiteSubject
+from ..encoder import NestedEncoder
+
+
+class Denoiser(Protocol):
+    """The frozen base with the nested patch on every site, as the host side provides it."""
+
+    def __call__(
+        self,
+        noised: Tensor,
+        sigma: Tensor,
+        context: Tensor,
+        subjects: Mapping[str, Sequence[SiteSubject]],
+    ) -> Tensor:
+        """Velocity of noised latents (B, C, h, w); sigma (B,), context (B, T, d), subjects by site."""
+        ...
+
+
+class TextEncoder(Protocol):
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """Token rows (B, T) to context (B, T, d)."""
+        ...
+
+
+@dataclass(frozen=True)
+class SubjectPictures:
+    """What one domain's encoder learns from.
+
+    features   (n, L, feature_dim) of the image backbone, for every picture (rows of pairs unused)
+    latents    (n, C, h, w); tokens (n, T) rows of captions that name the subject by class word only
+    positions  (n,) int64, the class word's place in the caption, -1 where the domain is absent
+    identity   one key a picture for the domain's subject, None where it is absent
+    reference  bool a picture: shows that subject alone, so that it may serve as reference
+    """
+
+    features: Tensor
+    latents: Tensor
+    tokens: Tensor
+    positions: Tensor
+    identity: Sequence[str | None]
+    reference: Sequence[bool]
+    noise_shift: float = 0.6
+    size: int = 32
+
+    def __post_init__(self) -> None:
+        references: dict[str, list[int]] = defaultdict(list)
+        for row, (key, alone) in enumerate(zip(self.identity, self.reference, strict=True)):
+            if key is not None and alone:
+                references[key].append(row)
+        targets = [
+            row
+            for row, key in enumerate(self.identity)
+            if key is not None and any(other != row for other in references[key])
+        ]
+        object.__setattr__(self, "_references", references)
+        object.__setattr__(self, "targets", targets)
+
+    targets: Sequence[int] = ()
+
+    def draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Rows of targets and of references, (size,) each; a picture is never its own reference."""
+        picks = torch.randint(0, len(self.targets), (self.size,), generator=generator).tolist()
+        targets = [self.targets[pick] for pick in picks]
+        chosen = []
+        for row in targets:
+            others = [other for other in self._references[self.identity[row]] if other != row]
+            chosen.append(others[torch.randint(0, len(others), (), generator=generator).item()])
+        return torch.tensor(targets), torch.tensor(chosen)
+
+
+def subjects_by_site(
+    encoder: NestedEncoder, features: Tensor, positions: Tensor, norm: NormControl
+) -> dict[str, list[SiteSubject]]:
+    """One subject a batch row: features (B, L, d), positions (B, P)."""
+    projected = encoder.keys_values(encoder(features))
+    return {
+        site: [SiteSubject(key=key, value=value, positions=positions, norm=norm)]
+        for site, (key, value) in projected.items()
+    }
+
+
+def loss(
+    encoder: NestedEncoder,
+    pictures: SubjectPictures,
+    denoise: Denoiser,
+    text: TextEncoder,
+    norm: NormControl,
+    generator: torch.Generator,
+) -> Tensor:
+    """Rectified-flow error of the frozen base with the reference's subject in place.
+
+    The noise levels lean to the noisy side: there the subject's looks are decided."""
+    target, reference = pictures.draw(generator)
+    latents = pictures.latents[target].float()
+    noise = torch.randn(latents.shape, generator=generator)
+    sigma = (torch.randn(len(latents), generator=generator) + pictures.noise_shift).sigmoid()
+    mix = sigma.view(-1, 1, 1, 1)
+    noised = (1 - mix) * latents + mix * noise
+    with torch.no_grad():
+        context = text(pictures.tokens[target])
+    subjects = subjects_by_site(
+        encoder, pictures.features[reference].float(), pictures.positions[target][:, None], norm
+    )
+    predicted = denoise(noised, sigma, context, subjects)
+    return (predicted - (noise - latents)).square().mean()

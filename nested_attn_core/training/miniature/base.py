@@ -1,0 +1,65 @@
+"""The miniature's base model: text tower and UNet, trained together by rectified flow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+UNKNOWN_SHARE, DROP_SHARE = 0.02, 0.1
+
+
+def initialise(unet: nn.Module, seed: int) -> None:
+    """Set the weights, which the host's classes leave unset.
+
+    Fan-in uniform, norms at identity, the last layer of every residual branch at zero, so that
+    the network starts as its skip path."""
+    torch.manual_seed(seed)
+    for name, module in unet.named_modules():
+        weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
+        if weight is None or not isinstance(weight, nn.Parameter):
+            continue
+        last = name.endswith(("out_layers.3", "proj_out")) or name == "out.2"
+        if weight.ndim == 1:
+            nn.init.ones_(weight)
+        elif last:
+            nn.init.zeros_(weight)
+        else:
+            nn.init.kaiming_uniform_(weight, a=5**0.5)
+        if bias is not None:
+            nn.init.zeros_(bias)
+
+
+class Base(nn.Module):
+    """forward(latents (B, C, h, w), sigma (B,) in 0..1, token rows (B, 77)) -> velocity"""
+
+    def __init__(self, unet: nn.Module, text: nn.Module):
+        super().__init__()
+        self.unet, self.text = unet, text
+
+    def forward(self, latents: Tensor, sigma: Tensor, tokens: Tensor) -> Tensor:
+        return self.unet(latents, sigma * 1000, context=self.text(tokens))
+
+
+@dataclass(frozen=True)
+class Batches:
+    """latents (n, C, h, w), tokens (n, 77) rows, empty (77,) rows of the empty caption."""
+
+    latents: Tensor
+    tokens: Tensor
+    empty: Tensor
+    size: int = 32
+
+    def loss(self, base: Base, generator: torch.Generator) -> Tensor:
+        """Rectified flow: x_t = (1 - sigma) x + sigma n, target n - x, sigma logit-normal."""
+        index = torch.randint(0, len(self.latents), (self.size,), generator=generator)
+        latents, tokens = self.latents[index], self.tokens[index].clone()
+        flipped = torch.rand(tokens.shape, generator=generator) < UNKNOWN_SHARE
+        tokens[flipped & (tokens > 2)] = 0
+        tokens[torch.rand(self.size, generator=generator) < DROP_SHARE] = self.empty
+        noise = torch.randn(latents.shape, generator=generator)
+        sigma = torch.randn(self.size, generator=generator).sigmoid()
+        mix = sigma.view(-1, 1, 1, 1)
+        noised = ((1 - mix) * latents + mix * noise).contiguous(memory_format=torch.channels_last)
+        return (base(noised, sigma, tokens) - (noise - latents)).square().mean()
