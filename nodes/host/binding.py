@@ -17,7 +17,7 @@ from ...nested_attn_core.projections import Site
 from ...nested_attn_core.subject import Subject, Subjects
 from .carrier import REGION, SLOTS, fill, settled, slots_of
 from .patch import PLAN, NestedPatch
-from .run import RUN, Place, Run, RunPlan, acts, in_range, presences, warn_of_unnamed
+from .run import RUN, Place, Run, RunPlan, acts, always, in_range, presences, warn_of_unnamed
 from .sites import discover_sites
 from .text import subject_id
 
@@ -97,7 +97,7 @@ class Binding:
 
     def _present(self, model: Any, t: torch.Tensor, slots: torch.Tensor, length: int) -> list[Any]:
         found = [p for p in presences(self._by_id, slots, length) if acts(p.subject)]
-        if all(p.subject.start_percent <= 0 and p.subject.end_percent >= 1 for p in found):
+        if all(always(p.subject) for p in found):
             return found
         sigma = float(t.flatten()[0])
         return [p for p in found if in_range(p.subject, sigma, model.model_sampling)]

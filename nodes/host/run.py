@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -161,12 +162,22 @@ def presences(subjects: Mapping[int, Subject], slots: Tensor, length: int) -> li
     ]
 
 
+def always(subject: Subject) -> bool:
+    """Whether a subject acts in every step."""
+    return subject.start_percent <= 0 and subject.end_percent >= 1
+
+
 def in_range(subject: Subject, sigma: float, sampling: Any) -> bool:
-    """Whether a subject acts at ``sigma``, by the sampling model's own schedule."""
+    """Whether a subject acts at ``sigma``, by the sampling model's own schedule.
+
+    A range without length holds no step.
+    """
     start, end = subject.start_percent, subject.end_percent
-    if start <= 0 and end >= 1:
-        return True
-    return sampling.percent_to_sigma(end) <= sigma <= sampling.percent_to_sigma(start)
+    if start >= end:
+        return False
+    first = math.inf if start <= 0 else sampling.percent_to_sigma(start)
+    last = -math.inf if end >= 1 else sampling.percent_to_sigma(end)
+    return last <= sigma <= first
 
 
 def _padded(rows: Sequence[Sequence[int]]) -> Tensor:

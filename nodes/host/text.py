@@ -24,6 +24,10 @@ from .carrier import Slot, with_slots
 ENCODE = "encode_token_weights"
 # Rare words that are one token of CLIP's vocabulary each; one that the prompt lacks is used.
 _STAND_INS = ("sks", "ohwx", "hta", "oof", "sht", "phol", "olis", "ewe", "qtr")
+_STRANGE_TOKENIZER = (
+    "The tokenizer of this text encoder reads a prompt in a way in which subjects cannot be found; "
+    "use the text encoder of an SD1.5 or SDXL model."
+)
 
 log = logging.getLogger("nested_attention")
 
@@ -125,10 +129,7 @@ class NestedTokenizer:
             single = all(len(found) == 1 for found in ids.values())
             if single and not any(ids[name][0] in _ids(plain[name]) for name in plain):
                 return word, {name: found[0] for name, found in ids.items()}
-        raise NestedAttentionError(
-            "This text encoder's tokenizer knows none of the stand-in words that nested attention "
-            "needs to find a subject in a prompt; use the text encoder of an SD1.5 or SDXL model."
-        )
+        raise NestedAttentionError(_STRANGE_TOKENIZER)
 
     def _pieces(self, word: str) -> dict[str, list[int]]:
         """Token ids of a word, for each stream of the tokenizer."""
@@ -241,10 +242,7 @@ def _mark(
         if _is_token(entry[0]) and entry[0] == stand_in
     ]
     if len(places) != len(subjects) or [len(c) for c in plain] != [len(c) for c in other]:
-        raise NestedAttentionError(
-            "The tokenizer of this text encoder reads the prompt in a way in which the subjects "
-            "cannot be found; use the text encoder of an SD1.5 or SDXL model."
-        )
+        raise NestedAttentionError(_STRANGE_TOKENIZER)
     marked = [list(entries) for entries in plain]
     for (chunk, index), (subject, name) in zip(places, subjects, strict=True):
         token, *rest = marked[chunk][index]
@@ -267,9 +265,10 @@ def _slots(found: Sequence[Mention], length: int) -> list[Slot]:
 
 def _between(empty: Sequence[tuple[Any, ...]], filled: Sequence[tuple[Any, ...]]) -> list[int]:
     """The ids between the start and the end token, which are the empty prompt's first two."""
-    end = empty[1][0]
     ids = [entry[0] for entry in filled[1:]]
-    return ids[: ids.index(end)]
+    if len(empty) < 2 or empty[1][0] not in ids:
+        raise NestedAttentionError(_STRANGE_TOKENIZER)
+    return ids[: ids.index(empty[1][0])]
 
 
 def _ids(chunks: Iterable[Sequence[tuple[Any, ...]]]) -> set[int]:

@@ -395,6 +395,71 @@ def test_the_range_follows_the_schedule_at_run_time(sd15: World) -> None:
     assert {live for _, live in seen} == {True, False}
 
 
+def test_a_range_is_read_from_the_schedule_of_a_flow_too() -> None:
+    from comfy.model_sampling import CONST, ModelSamplingDiscreteFlow
+
+    class Flow(ModelSamplingDiscreteFlow, CONST):
+        pass
+
+    run, flow = pack("nodes.host.run"), Flow()
+
+    def acts_at(start: float, end: float) -> list[bool]:
+        class Ranged:
+            start_percent, end_percent = start, end
+
+        return [run.in_range(Ranged, sigma, flow) for sigma in (1.0, 0.6, 0.3, 0.0)]
+
+    assert acts_at(0.0, 1.0) == [True, True, True, True]
+    assert acts_at(0.0, 0.5) == [True, True, False, False]
+    assert acts_at(0.5, 1.0) == [False, False, True, True]
+    assert acts_at(0.0, 0.0) == acts_at(1.0, 1.0) == [False] * 4
+
+
+def test_a_guider_with_three_conditionings(sd15: World) -> None:
+    """In the host's dual guider, index 0 is the negative and 1 the middle."""
+    from comfy_extras.nodes_custom_sampler import Guider_DualCFG
+
+    def picture(model: Any, prompts: tuple[str, str, str], clip: Any) -> torch.Tensor:
+        import comfy.samplers
+
+        guider = Guider_DualCFG(model)
+        guider.set_conds(*(sd15.encode(text, clip) for text in prompts))
+        guider.set_cfg(3.0, 2.0, nested=True)
+        latent = torch.zeros(1, 4, 16, 16)
+        noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(1))
+        sampling = model.get_model_object("model_sampling")
+        sigmas = comfy.samplers.calculate_sigmas(sampling, "normal", 2)
+        sampler = comfy.samplers.sampler_object("euler")
+        return guider.sample(noise, latent, sampler, sigmas, disable_pbar=True, seed=1)
+
+    model, clip = sd15.apply(sd15.subject())
+    model, calls = counted(model)
+    first = picture(model, (PROMPT, PLAIN, "blurry"), clip)
+    middle = picture(model, (PLAIN, PROMPT, "blurry"), clip)
+    neither = picture(model, (PLAIN, PLAIN, "blurry"), clip)
+    stock = picture(sd15.model, (PLAIN, PLAIN, "blurry"), sd15.clip)
+    assert torch.equal(neither, stock)
+    assert differs(first, neither) and differs(middle, neither) and differs(first, middle)
+    assert set(calls) == {3}
+
+
+def test_a_model_call_outside_a_run_still_has_the_subject(sd15: World) -> None:
+    """Other packs may bring a sampling loop of their own."""
+    model, clip = sd15.apply(sd15.subject())
+    expected = image(sd15, model, clip, PROMPT)
+    alone = model.clone()
+    run = pack("nodes.host.run")
+
+    def forget(executor: Any, x: Any, t: Any, options: Any, *args: Any, **kwargs: Any) -> Any:
+        held.append(options["transformer_options"].pop(run.RUN, None))
+        return executor(x, t, options, *args, **kwargs)
+
+    alone.add_wrapper_with_key("predict_noise", "forget", forget)
+    held: list[Any] = []
+    assert torch.equal(image(sd15, alone, clip, PROMPT), expected)
+    assert isinstance(held[0], run.Run)
+
+
 def test_half_precision_models_run(sd15: World, worlds: Callable[[str], World]) -> None:
     model, clip = sd15.apply(sd15.subject())
     full = image(sd15, model, clip, PROMPT)

@@ -243,16 +243,19 @@ def test_settings_out_of_range(sd15: World) -> None:
         assert says in sentence(error)
 
 
-def test_a_tokenizer_of_another_kind(sd15: World) -> None:
+@pytest.mark.parametrize(("start", "end"), [([0], [1]), ([], [1])], ids=["letters", "no start"])
+def test_a_tokenizer_of_another_kind(sd15: World, start: list[int], end: list[int]) -> None:
     """Where the subject cannot be found in the tokens, nothing is bound by guess."""
 
     class Letters:
         def tokenize_with_weights(self, text: str, *_: Any, **__: Any) -> Any:
-            return {"l": [[(0, 1.0), *((ord(letter), 1.0) for letter in text), (1, 1.0)]]}
+            ids = [*start, *map(ord, text), *end]
+            return {"l": [[(token, 1.0) for token in ids]]}
 
     clip = sd15.clip.clone()
     clip.tokenizer = Letters()
     _, bound = sd15.apply(sd15.subject(), clip=clip)
+    assert bound.tokenize("plain") == clip.tokenize("plain")
     with pytest.raises(ValueError) as error:
         bound.tokenize("a <anna>")
     assert "SD1.5 or SDXL" in sentence(error)

@@ -1,0 +1,235 @@
+"""The miniature in the real host: its towers, its loader, and a step of encoder training."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import comfy.supported_models
+import folder_paths
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from commands.pack import ROOT, module
+
+MODELS = ROOT / "models"
+
+
+@pytest.fixture
+def gradients() -> Any:
+    """Tests here run as the host's executor does, in inference mode; training does not."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+def core(name: str) -> Any:
+    return module(f"nested_attn_core.{name}")
+
+
+@pytest.fixture(scope="module")
+def host() -> Any:
+    return module("nodes.host.miniature")
+
+
+@pytest.fixture(scope="module")
+def miniature(host: Any) -> Any:
+    return host.load_miniature()
+
+
+def test_the_text_tower_computes_what_the_host_computes(host):
+    towers, config = core("training.miniature.clip_layout"), core("training.miniature.config")
+    vocabulary = core("training.miniature.vocabulary").Vocabulary([49406, 49407, 320, 2533])
+    torch.manual_seed(0)
+    tower = towers.TextTower(config.TEXT, len(vocabulary)).eval()
+    clip = host.clip_from(tower.state_dict(), config.TEXT, list(vocabulary.token_ids))
+    for text in ("a person", "a person a a", "", "zebra person"):
+        tokens = clip.tokenize(text)
+        ids = [entry[0] for entry in tokens["l"][0]]
+        with torch.no_grad():
+            expected = tower(torch.tensor([vocabulary.rows(ids)]))
+        found = clip.encode_from_tokens(tokens)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_vision_tower_computes_what_the_host_computes(host):
+    towers, config = core("training.miniature.clip_layout"), core("training.miniature.config")
+    export = importlib.import_module("commands.stages.export")
+    torch.manual_seed(0)
+    tower = towers.VisionTower(config.VISION).eval()
+    # The host holds CLIP vision in half precision.
+    half = {name: t.half().float() for name, t in tower.state_dict().items()}
+    tower.load_state_dict(half)
+    vision = host.vision_from(export.vision_state(half), config.VISION)
+    images = torch.rand(2, 128, 128, 3)
+    with torch.no_grad():
+        rounded = (images * 255).round() / 255
+        expected = tower(rounded.movedim(-1, 1) * 2 - 1)
+    found = vision.encode_image(images)["last_hidden_state"]
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_loading_registers_nothing(host):
+    before = (
+        list(comfy.supported_models.models),
+        {name: list(paths[0]) for name, paths in folder_paths.folder_names_and_paths.items()},
+    )
+    checkpoints = folder_paths.get_filename_list("checkpoints")
+    host.load_miniature()
+    after = (
+        list(comfy.supported_models.models),
+        {name: list(paths[0]) for name, paths in folder_paths.folder_names_and_paths.items()},
+    )
+    assert before == after
+    assert checkpoints == folder_paths.get_filename_list("checkpoints")
+
+
+def test_stock_nodes_drive_the_miniature(miniature):
+    nodes: Any = importlib.import_module("nodes")
+    encode = nodes.CLIPTextEncode().encode
+    positive = encode(miniature.clip, "a kitten with round eyes, beach")[0]
+    negative = encode(miniature.clip, "")[0]
+    latent = nodes.EmptyLatentImage().generate(128, 128, 2)[0]
+    done = nodes.KSampler().sample(
+        miniature.model, 1, 3, 3.0, "euler", "simple", positive, negative, latent
+    )[0]
+    image = nodes.VAEDecode().decode(miniature.vae, done)[0]
+    assert image.shape == (2, 128, 128, 3)
+    assert torch.isfinite(image).all() and image.std() > 0.02
+    assert not torch.equal(image[0], image[1])
+    back = nodes.VAEEncode().encode(miniature.vae, image)[0]["samples"]
+    assert back.shape == (2, 16, 16, 16)
+
+
+def test_the_autoencoder_gives_back_what_it_is_given(miniature):
+    nodes: Any = importlib.import_module("nodes")
+    scenes, identities = core("training.miniature.scenes"), core("training.miniature.identities")
+    who = identities.identities("kitten", held_out=True)[3]
+    import numpy as np
+
+    drawn = np.asarray(scenes.render((who,), "autoencoder").image)
+    image = torch.from_numpy(drawn.copy())[None].float() / 255
+    latent = nodes.VAEEncode().encode(miniature.vae, image)[0]
+    again = nodes.VAEDecode().decode(miniature.vae, latent)[0]
+    error = (again - image).square().mean()
+    assert error < 0.2 * image.var()
+    flat = image.mean((1, 2), keepdim=True).expand_as(image)
+    assert error < 0.2 * (flat - image).square().mean()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, ["missing", "install the pack again"]),
+        (b"", ["damaged", "install the pack again"]),
+        (b"\x08\x00\x00\x00\x00\x00\x00\x00{}nothing", ["not the miniature's weights"]),
+    ],
+)
+def test_a_missing_or_broken_file_is_a_sentence(host, tmp_path, content, words):
+    path = tmp_path / "miniature.safetensors"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(core("errors").NestedAttentionError) as caught:
+        host.load_miniature(path)
+    assert all(word in str(caught.value) for word in words)
+
+
+def test_a_truncated_file_is_a_sentence(host, tmp_path):
+    path = tmp_path / "miniature.safetensors"
+    path.write_bytes((MODELS / "miniature.safetensors").read_bytes()[:1_000_000])
+    with pytest.raises(core("errors").NestedAttentionError, match="damaged"):
+        host.load_miniature(path)
+
+
+def test_another_file_is_a_sentence(host, tmp_path):
+    path = tmp_path / "other.safetensors"
+    save_file({"x": torch.zeros(2)}, str(path))
+    with pytest.raises(core("errors").NestedAttentionError, match="not the miniature's weights"):
+        host.load_miniature(path)
+
+
+@pytest.mark.parametrize("domain", ["person", "kitten"])
+def test_the_shipped_encoders_fit_the_shipped_miniature(miniature, domain):
+    checkpoint, fingerprint = core("checkpoint"), core("fingerprint")
+    info = checkpoint.read_info(MODELS / f"{domain}.safetensors")
+    sites = module("nodes.host.sites").discover_sites(miniature.model.model.diffusion_model)
+    assert info.config.sites == sites
+    assert info.class_word == domain
+    found = fingerprint.weights_fingerprint(miniature.clip_vision.model.state_dict())
+    assert info.backbone.fingerprint == found
+
+
+def test_the_shipped_weights_are_small():
+    total = sum(path.stat().st_size for path in MODELS.rglob("*.safetensors"))
+    assert 0 < total <= 60_000_000
+
+
+@pytest.mark.usefixtures("gradients")
+def test_training_moves_the_encoder_and_nothing_else(host):
+    training, attention = core("training.encoder"), core("attention")
+    encoders, loop = core("encoder"), core("training.loop")
+    unet = host.load_miniature().model.model.diffusion_model
+    denoise = module("nodes.host.training").PatchedDenoiser(unet)
+    before = {name: p.clone() for name, p in unet.state_dict().items()}
+    config = encoders.EncoderConfig(
+        feature_dim=8, tokens=3, token_dim=128, width=16, depth=1, heads=2, head_dim=8,
+        ff_mult=1, sites=denoise.sites,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    encoder = encoders.NestedEncoder(config)
+    encoder.projections.init_from(module("nodes.host.sites").site_projections(unet))
+    shown = training.SubjectPictures(
+        features=torch.randn(4, 5, 8),
+        latents=torch.randn(4, 16, 16, 16) * 0.5,
+        tokens=torch.zeros(4, 77, dtype=torch.long),
+        positions=torch.tensor([2, 2, 3, -1]),
+        identity=["a", "a", "a", None],
+        reference=[True, True, True, False],
+        size=4,
+    )
+    context = torch.randn(4, 77, 128)
+    norm = attention.NormControl("text", 2.0)
+
+    def loss() -> torch.Tensor:
+        return training.loss(
+            encoder, shown, denoise, lambda rows: context, norm, loop.step_generator(0, 0)
+        )
+
+    optimiser = torch.optim.Adam(encoder.parameters(), 3e-3)
+    losses = []
+    for _ in range(12):
+        value = loss()
+        optimiser.zero_grad()
+        value.backward()
+        optimiser.step()
+        losses.append(float(value.detach()))
+    assert losses[-1] < losses[0]
+    missing = [n for n, p in encoder.named_parameters() if p.grad is None or not p.grad.any()]
+    assert not missing
+    assert all(torch.equal(before[name], p) for name, p in unet.state_dict().items())
+
+
+def test_training_and_sampling_run_the_same_patch(miniature):
+    """The denoiser that trains gives what the host's own call with the same plan gives."""
+    unet = miniature.model.model.diffusion_model
+    denoise = module("nodes.host.training").PatchedDenoiser(unet)
+    torch.manual_seed(1)
+    noised, sigma = torch.randn(2, 16, 16, 16), torch.tensor([0.9, 0.4])
+    context = torch.randn(2, 77, 128)
+    with torch.no_grad():
+        plain = unet(noised, sigma * 1000, context=context, transformer_options={})
+        torch.testing.assert_close(denoise(noised, sigma, context, {}), plain)
+        site = core("attention").SiteSubject
+        subjects = {
+            s.name: [
+                site(
+                    key=torch.randn(1, 4, s.width),
+                    value=torch.randn(1, 4, s.width),
+                    positions=torch.tensor([[3], [-1]]),
+                )
+            ]
+            for s in denoise.sites
+        }
+        acted = denoise(noised, sigma, context, subjects)
+    assert not torch.allclose(acted[0], plain[0], atol=1e-3)
+    torch.testing.assert_close(acted[1], plain[1])
