@@ -35,9 +35,8 @@ def main() -> int:
 
     pack.start_host()
     host_arguments = importlib.import_module("comfy.cli_args").args
-    host_arguments.use_pytorch_cross_attention = (
-        True  # the fastest attention with a backward on CPU
-    )
+    # The fastest attention on a CPU that has a backward pass.
+    host_arguments.use_pytorch_cross_attention = True
     import torch
 
     from stages.common import threads

@@ -27,7 +27,7 @@ class Denoiser(Protocol):
         context: Tensor,
         subjects: Mapping[str, Sequence[SiteSubject]],
     ) -> Tensor:
-        """Velocity of noised latents (B, C, h, w); sigma (B,), context (B, T, d), subjects by site."""
+        """Velocity for noised (B, C, h, w), sigma (B,), context (B, T, d), subjects by site."""
         ...
 
 

@@ -114,7 +114,8 @@ def train(
         if (step + 1) % 50 == 0:
             left = (schedule.steps - step - 1) * (now - started) / (step + 1 - first)
             log(
-                f"step {step + 1}/{schedule.steps} loss {smooth:.4f} {seconds:.0f} s, {left:.0f} s left"
+                f"step {step + 1}/{schedule.steps} loss {smooth:.4f}, "
+                f"{seconds:.0f} s, {left:.0f} s left"
             )
         if now - saved > schedule.save_seconds:
             keep(step + 1)

@@ -33,7 +33,8 @@ class PatchCode:
         centred = (patches - mean).double()
         values, vectors = torch.linalg.eigh(centred.T @ centred / len(centred))
         deviation = values.flip(0)[:channels].clamp_min(0).sqrt()
-        scale = (deviation * deviation[0]).sqrt() * 0.9
+        # A component that never varies must not be divided by zero.
+        scale = (deviation.clamp_min(1e-3 * deviation[0]) * deviation[0]).sqrt() * 0.9
         return cls(mean, vectors.flip(1)[:, :channels].float().contiguous(), scale.float(), patch)
 
     def encode(self, images: Tensor) -> Tensor:

@@ -1,0 +1,61 @@
+"""The measures, on cases small enough to do by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from nested_attn_core.evaluation.measures import (
+    bootstrap_interval,
+    bootstrap_ratio_interval,
+    normalised_identity,
+    retrieved,
+)
+from nested_attn_core.evaluation.ruler import Ruler
+
+
+def unit(rows) -> torch.Tensor:
+    return F.normalize(torch.tensor(rows, dtype=torch.float64), dim=1)
+
+
+GALLERY = unit([[1, 0, 0], [0, 1, 0], [0, 0, 1]])
+
+
+def test_retrieval_finds_the_nearest():
+    generated = unit([[0.9, 0.1, 0], [0.1, 0, 0.9], [0.6, 0.4, 0]])
+    assert retrieved(generated, GALLERY, torch.tensor([0, 2, 1])).tolist() == [True, True, False]
+
+
+def test_identity_is_one_for_a_second_real_picture_and_zero_for_another_subject():
+    second = unit([[1, 0.2, 0.2], [0.2, 1, 0.2], [0.2, 0.2, 1]])
+    right = torch.arange(3)
+    same = normalised_identity(second, GALLERY, second, right)
+    torch.testing.assert_close(same, torch.ones(3, dtype=torch.float64))
+    other = normalised_identity(second.roll(1, 0), GALLERY, second, right)
+    torch.testing.assert_close(other, torch.zeros(3, dtype=torch.float64))
+
+
+def test_intervals_hold_the_mean_and_are_seeded():
+    values = (torch.arange(200) % 4 == 0).double()
+    low, high = bootstrap_interval(values, seed=1)
+    assert low < 0.25 < high and high - low < 0.2
+    assert [low, high] == bootstrap_interval(values, seed=1)
+    assert bootstrap_interval(torch.ones(9), seed=1) == [1.0, 1.0]
+    low, high = bootstrap_ratio_interval(values, torch.ones(200), seed=1)
+    assert low < 0.25 < high
+
+
+def test_the_ruler_reads_one_answer_a_head():
+    torch.manual_seed(0)
+    ruler = Ruler({"person.hair": 4, "person.skin": 3, "kitten.coat": 5, "scene": 6}).eval()
+    images = torch.rand(2, 3, 128, 128) * 2 - 1
+    assert {n: tuple(v.shape) for n, v in ruler(images).items()} == {
+        "person.hair": (2, 4),
+        "person.skin": (2, 3),
+        "kitten.coat": (2, 5),
+        "scene": (2, 6),
+    }
+    embedded = ruler.embed(images, "person")
+    assert embedded.shape == (2, 7)
+    assert embedded.norm(dim=1).tolist() == pytest.approx([1.0, 1.0])

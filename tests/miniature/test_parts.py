@@ -1,0 +1,78 @@
+"""Latent code, vocabulary, and what an encoder is shown."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from nested_attn_core.training.encoder import SubjectPictures
+from nested_attn_core.training.miniature.attributes import MISSING, heads, labels
+from nested_attn_core.training.miniature.latents import PatchCode
+from nested_attn_core.training.miniature.vocabulary import END, START, UNKNOWN, Vocabulary
+
+
+def test_the_patch_code_is_a_projection():
+    torch.manual_seed(0)
+    images = torch.rand(12, 3, 32, 32) * 2 - 1
+    code = PatchCode.fit(images, channels=16, patch=8)
+    latents = code.encode(images)
+    assert latents.shape == (12, 16, 4, 4)
+    torch.testing.assert_close(code.basis.T @ code.basis, torch.eye(16), atol=1e-4, rtol=0)
+    torch.testing.assert_close(code.encode(code.decode(latents)), latents, atol=1e-3, rtol=1e-3)
+    whole = PatchCode.fit(images, channels=192, patch=8)
+    torch.testing.assert_close(whole.decode(whole.encode(images)), images, atol=2e-3, rtol=0)
+
+
+def test_unknown_words_share_a_row():
+    texts = {"a kitten": [START, 7, 9, END], "a robot": [START, 7, 11, END]}
+    vocabulary = Vocabulary.of(["a kitten"], texts.__getitem__)
+    assert len(vocabulary) == 5
+    rows = vocabulary.encode(texts, texts.__getitem__)
+    assert rows.tolist() == [[1, 3, 4, 2], [1, 3, UNKNOWN, 2]]
+
+
+def test_labels_say_who_is_missing():
+    records = [
+        {"scene": "beach", "subjects": [["kitten", 1, 2, 3]]},
+        {"scene": "city", "subjects": [["person", 4, 5, 1, 0], ["kitten", 0, 0, 0]]},
+    ]
+    found = labels(records)
+    assert set(found) == set(heads())
+    assert found["person.hair"].tolist() == [MISSING, 5]
+    assert found["kitten.body"].tolist() == [3, 0]
+    assert found["who"].tolist() == [1, 2]
+
+
+def pictures(identity, reference) -> SubjectPictures:
+    n = len(identity)
+    return SubjectPictures(
+        features=torch.zeros(n, 2, 3),
+        latents=torch.zeros(n, 1, 2, 2),
+        tokens=torch.zeros(n, 5, dtype=torch.long),
+        positions=torch.zeros(n, dtype=torch.long),
+        identity=identity,
+        reference=reference,
+        size=64,
+    )
+
+
+def test_a_picture_is_never_its_own_reference():
+    who = ["a", "a", "b", None, "c", "c", "a"]
+    shown = pictures(who, [True, True, True, False, True, False, False])
+    assert shown.targets == [0, 1, 5, 6]  # b and the first c have no second picture to learn from
+    target, reference = shown.draw(torch.Generator().manual_seed(3))
+    assert (target != reference).all()
+    for t, r in zip(target.tolist(), reference.tolist(), strict=True):
+        assert who[t] == who[r] and shown.reference[r]
+    assert {0, 1, 5, 6} == set(target.tolist())
+    again = shown.draw(torch.Generator().manual_seed(3))
+    assert torch.equal(again[0], target) and torch.equal(again[1], reference)
+
+
+def test_the_rate_rises_and_falls():
+    from nested_attn_core.training.loop import Schedule
+
+    schedule = Schedule(steps=100, rate=1.0, warmup=10, decay_share=0.5)
+    rates = [schedule.rate_at(step) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1) and rates[9:50] == [1.0] * 41
+    assert rates[75] == pytest.approx(0.5) and rates[99] == pytest.approx(0.02)
