@@ -195,6 +195,26 @@ def test_areas_hold_the_subject_where_their_prompt_names_it(sd15: World, host: A
     assert change[:8].mean() > 2 * change[8:].mean()
 
 
+def test_the_opposite_of_an_area_holds_no_subject(sd15: World, host: Any) -> None:
+    """For an area the host copies the positive into the negative list, all but its conditions."""
+    model, clip = sd15.apply(sd15.subject())
+    bound: list[tuple[int, bool]] = []
+
+    def look(executor: Any, x: Any, t: Any, *args: Any, **kwargs: Any) -> Any:
+        options = args[3]
+        plan = options.get(pack("nodes.host.patch").PLAN)
+        if plan is not None:
+            (subject,) = plan.at("middle.0.0", (2, 2))
+            filled = (subject.positions >= 0).any(1).tolist()
+            bound.extend(zip(options["cond_or_uncond"], filled, strict=True))
+        return executor(x, t, *args, **kwargs)
+
+    model.add_wrapper_with_key("apply_model", "look", look)
+    left = host.ConditioningSetArea().append(sd15.encode(PROMPT, clip), 64, 128, 0, 0, 1.0)[0]
+    sd15.sample(left + sd15.encode("a beach", clip), sd15.encode("blurry", clip), model, steps=1)
+    assert sorted(set(bound)) == [(0, True), (1, False)]
+
+
 def test_a_mask_fits_an_area_that_is_only_a_part_of_the_image(sd15: World, host: Any) -> None:
     """A mask that is empty inside the area switches the subject off there."""
     right = torch.zeros(1, 64, 64)

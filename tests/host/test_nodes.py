@@ -142,6 +142,45 @@ def test_gradients_reach_the_nested_keys_through_the_patch(sd15: World) -> None:
         assert all(key.grad is not None and key.grad.abs().max() > 0 for key in keys.values())
 
 
+def test_what_is_trained_is_what_runs(world: World) -> None:
+    """One model call of a run, and the same by the path that training takes."""
+    from comfy.patcher_extension import WrappersMP
+
+    subject = world.subject()
+    model, clip = world.apply(subject)
+    seen: list[tuple[Any, ...]] = []
+
+    def look(executor: Any, x: Any, time: Any, context: Any, *args: Any, **kwargs: Any) -> Any:
+        out = executor(x, time, context, *args, **kwargs)
+        seen.append((x, time, context, args[0], out))
+        return out
+
+    model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "look", look)
+    world.sample(world.encode("my <anna>", clip), world.encode(""), model, steps=1, cfg=1.0)
+    x, time, context, labels, out = seen[0]
+
+    attention = pack("nested_attn_core.attention")
+    unet = model.model.diffusion_model
+    made = subject.encoder.patcher.model.keys_values(subject.tokens[None])
+    subjects = {
+        site: [attention.SiteSubject(k, v, torch.tensor([[2]]))] for site, (k, v) in made.items()
+    }
+    patch = pack("nodes.host.patch")
+    options = {
+        "patches_replace": {
+            "attn2": {
+                site.key: patch.NestedPatch(site.name)
+                for site in pack("nodes.host.sites").discover_sites(unet)
+            }
+        },
+        patch.PLAN: patch.NestedPlan(1, subjects),
+    }
+    trained = unet(x, time, context, labels, transformer_options=options)
+    plain = unet(x, time, context, labels, transformer_options={})
+    assert torch.equal(trained, out)
+    assert differs(trained, plain)
+
+
 def test_a_patch_leaves_rows_alone_that_it_cannot_tell_apart(
     sd15: World, caplog: pytest.LogCaptureFixture
 ) -> None:
