@@ -34,7 +34,7 @@ def test_both_subjects_are_bound_and_each_changes_the_image(server, graph):
     forget(server)  # the host reports what a node showed only when the node ran
     entry = server.run(graph)
     (report,) = entry["outputs"][node_of(graph, "NestedAttentionPrompt")]["text"]
-    assert "<anna>" in report and "<rex>" in report
+    assert "anna" in report and "rex" in report and "not named" not in report
     (image,) = pixels(server, graph, entry)
     (other_seed,) = pixels(server, graph, server.run(changed(graph, "KSampler", seed=2)))
     swapped = changed(
@@ -136,7 +136,7 @@ def test_the_editor_s_form_is_wired_and_laid_out_soundly(server, name):
     for link, origin, output, target, slot, kind in document["links"]:
         source, sink = nodes[origin]["outputs"][output], nodes[target]["inputs"][slot]
         assert link in source["links"] and sink["link"] == link
-        assert source["type"] == sink["type"] == kind
+        assert source["type"] == kind and sink["type"] in (kind, "*")
         assert info[nodes[origin]["type"]]["output"][output] == kind
     boxes = [(*node["pos"], *node["size"]) for node in document["nodes"]]
     overlapping = [
