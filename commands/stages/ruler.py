@@ -24,7 +24,7 @@ def jitter(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         x = x.flip(3)
     dy, dx = torch.randint(-6, 7, (2,), generator=generator).tolist()
     x = torch.roll(x, (dy, dx), (2, 3))
-    softness = torch.randint(0, 4, (), generator=generator).item()
+    softness = int(torch.randint(0, 4, (), generator=generator))
     if softness:
         factor = (1, 2, 2, 3)[softness]
         small = F.interpolate(x, scale_factor=1 / factor, mode="area")

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -57,30 +58,33 @@ class SubjectPictures:
     noise_shift: float = 0.6
     size: int = 32
 
-    def __post_init__(self) -> None:
-        references: dict[str, list[int]] = defaultdict(list)
+    @cached_property
+    def references(self) -> dict[str, list[int]]:
+        """Rows that may serve as reference, by identity."""
+        found: dict[str, list[int]] = defaultdict(list)
         for row, (key, alone) in enumerate(zip(self.identity, self.reference, strict=True)):
             if key is not None and alone:
-                references[key].append(row)
-        targets = [
-            row
-            for row, key in enumerate(self.identity)
-            if key is not None and any(other != row for other in references[key])
-        ]
-        object.__setattr__(self, "_references", references)
-        object.__setattr__(self, "targets", targets)
+                found[key].append(row)
+        return found
 
-    targets: Sequence[int] = ()
+    @cached_property
+    def targets(self) -> list[tuple[int, str]]:
+        """(row, identity) of every picture whose subject has another picture to learn from."""
+        return [
+            (row, key)
+            for row, key in enumerate(self.identity)
+            if key is not None and any(other != row for other in self.references[key])
+        ]
 
     def draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Rows of targets and of references, (size,) each; a picture is never its own reference."""
-        picks = torch.randint(0, len(self.targets), (self.size,), generator=generator).tolist()
-        targets = [self.targets[pick] for pick in picks]
-        chosen = []
-        for row in targets:
-            others = [other for other in self._references[self.identity[row]] if other != row]
-            chosen.append(others[torch.randint(0, len(others), (), generator=generator).item()])
-        return torch.tensor(targets), torch.tensor(chosen)
+        rows, chosen = [], []
+        for pick in torch.randint(0, len(self.targets), (self.size,), generator=generator).tolist():
+            row, key = self.targets[pick]
+            others = [other for other in self.references[key] if other != row]
+            chosen.append(others[int(torch.randint(0, len(others), (), generator=generator))])
+            rows.append(row)
+        return torch.tensor(rows), torch.tensor(chosen)
 
 
 def subjects_by_site(
