@@ -345,12 +345,15 @@ def run(host: Host, arguments: Sequence[str], cwd: Path | None = None, **variabl
     environment["COMFYUI_PATH"] = str(host.path)
     environment["COMFYUI_PYTHON"] = str(host.python)
     process = subprocess.Popen([str(host.python), *arguments], cwd=cwd, env=environment)
-    signal.signal(signal.SIGTERM, lambda *_: process.terminate())
-    while True:
-        try:
-            return process.wait()
-        except KeyboardInterrupt:
-            continue
+    before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    try:
+        while True:
+            try:
+                return process.wait()
+            except KeyboardInterrupt:
+                continue
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def need(host: Host, names: Sequence[str]) -> None:
