@@ -11,11 +11,12 @@ import sys
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 STAGES = {
+    "miniature": "all stages, one after another",
     "data": "draw the training pictures",
     "base": "the text-to-image model",
     "autoencoder": "the autoencoder that turns latents into pictures",
     "backbone": "the image backbone in CLIP vision layout",
-    "ruler": "the attribute network that measures identity (never ships inside a model)",
+    "ruler": "the attribute network that measures identity (it only scores)",
     "encoder": "one nested encoder, for one domain",
     "references": "the reference pictures that ship, of held-out subjects",
     "export": "collect the trained weights into models/",

@@ -13,11 +13,14 @@ from .common import STATE, core, host, log
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--steps", type=int, default=2500)
+    parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--rate", type=float, default=1.5e-3)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--crop", type=int, default=8, help="latent side of a training crop")
-    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--batch", type=int, default=16, help="crops a step")
+    parser.add_argument(
+        "--whole-from", type=int, default=1900, help="step of the first whole picture"
+    )
 
 
 def build(seed: int):
@@ -49,7 +52,11 @@ def run(arguments: argparse.Namespace) -> None:
     mean_channels = latents.shape[1]
 
     def loss(step: int, generator: torch.Generator) -> torch.Tensor:
-        x, z = crops(images, latents, arguments.crop, arguments.batch, generator)
+        size, batch = arguments.crop, arguments.batch
+        if step >= arguments.whole_from:
+            # The norms' statistics of a crop are not those of a picture; colours would drift.
+            size, batch = latents.shape[-1], max(1, batch * size**2 // latents.shape[-1] ** 2)
+        x, z = crops(images, latents, size, batch, generator)
         # The UNet's latents are never exact: the decoder learns to forgive a little noise.
         noisy = z + 0.06 * torch.randn(z.shape, generator=generator)
         decoded = model.decode(noisy.contiguous(memory_format=torch.channels_last))
