@@ -172,11 +172,15 @@ def test_the_negative_stays_without_the_subject(sd15: World) -> None:
 
 
 def test_a_zeroed_out_negative_carries_no_subject(sd15: World, host: Any) -> None:
-    model, clip = sd15.apply(sd15.subject())
+    # With "text" the nested values would be as long as the zeroed ones: no effect to be missed.
+    model, clip = sd15.apply(sd15.subject(), norm="none")
     positive = sd15.encode(PROMPT, clip)
     tagged = host.ConditioningZeroOut().zero_out(positive)[0]
     untagged = host.ConditioningZeroOut().zero_out(sd15.encode(PLAIN))[0]
-    assert torch.equal(sd15.sample(positive, tagged, model), sd15.sample(positive, untagged, model))
+    assert "model_conds" in tagged[0][1] and "model_conds" not in untagged[0][1]
+    expected = sd15.sample(positive, untagged, model)
+    assert torch.equal(sd15.sample(positive, tagged, model), expected)
+    assert differs(sd15.sample(positive, positive, model), expected)
 
 
 def test_areas_hold_the_subject_where_their_prompt_names_it(sd15: World, host: Any) -> None:
