@@ -319,6 +319,19 @@ def test_a_row_where_one_subject_lacks_is_served_by_the_other() -> None:
     torch.testing.assert_close(got[2], second.run(base)[2], rtol=0, atol=1e-14)
 
 
+@pytest.mark.parametrize("token_weight", [1.0, 2.0])
+def test_subjects_in_overlapping_rows_of_a_batch(token_weight) -> None:
+    first = [[0, 3], [1, -1], [-1, -1], [-1, 2], [-1, -1]]
+    second = [[-1, -1], [5, 4], [5, 4], [4, -1], [-1, -1]]
+    cases = [
+        one_subject(5, positions=torch.tensor(rows), token_weight=token_weight)
+        for rows in (first, second)
+    ]
+    other = replace(cases[1].subjects[0], strength=0.5, value=cases[1].subjects[0].value.flip(1))
+    case = replace(cases[0], subjects=(*cases[0].subjects, other))
+    torch.testing.assert_close(case.run(), case.expected(), rtol=0, atol=1e-12)
+
+
 @relaxed
 @given(cases(1, 3))
 def test_shared_nested_keys_equal_expanded_ones(case: Case) -> None:

@@ -72,6 +72,13 @@ def test_tokens_differ_from_each_other_and_between_images() -> None:
     assert (tokens[0, 1:] - tokens[0, :1]).abs().amax(-1).min() > 1e-3
 
 
+def test_tokens_take_note_of_each_other() -> None:
+    encoder = seeded()
+    tokens = encoder(torch.randn(1, 5, 10))
+    (gradient,) = torch.autograd.grad(tokens[0, 1, 0], encoder.resampler.queries)
+    assert (gradient[0].abs().amax(-1) > 0).all()
+
+
 def test_images_of_a_batch_do_not_mix() -> None:
     encoder = seeded(dtype=torch.float64)
     features = torch.randn(3, 5, 10, dtype=torch.float64)
