@@ -46,7 +46,7 @@ class HostServer:
         cpu: bool = True,
         copy: bool = False,
         pack: bool = True,
-        patience: float = 180.0,
+        patience: float = 600.0,
     ) -> None:
         self.host, self.python, self.base = host, python, base
         self.cpu, self.copy, self.pack, self.patience = cpu, copy, pack, patience
@@ -130,7 +130,7 @@ class HostServer:
         query = urllib.request.Request(f"http://127.0.0.1:{self.port}{route}", data=body)
         query.add_header("Content-Type", kind)
         try:
-            with urllib.request.urlopen(query, timeout=60) as answer:
+            with urllib.request.urlopen(query, timeout=300) as answer:
                 return answer.status, answer.read()
         except urllib.error.HTTPError as error:
             return error.code, error.read()
