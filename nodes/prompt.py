@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io, ui
 
 from ..nested_attn_core.errors import NestedAttentionError
-from .host.text import binding_report
+from .host.report import binding_report
 from .sockets import schema
 
 
@@ -56,6 +56,6 @@ class NestedPrompt(io.ComfyNode):
                 "such as <anna>, or use CLIP Text Encode for an empty negative prompt."
             )
         tokens = clip.tokenize(text)
-        report = binding_report(clip, text, tokens)
+        report = binding_report(clip, tokens)
         conditioning = clip.encode_from_tokens_scheduled(tokens)
         return io.NodeOutput(conditioning, report, ui=ui.PreviewText(report))

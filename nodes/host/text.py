@@ -4,22 +4,20 @@ that writes what it finds into the conditioning."""
 from __future__ import annotations
 
 import hashlib
-import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from ...nested_attn_core.errors import NestedAttentionError
 from ...nested_attn_core.placeholders import (
     Piece,
     fold_name,
-    names_in,
     split_prompt,
     unknown_names,
     unknown_names_message,
 )
 from ...nested_attn_core.subject import Subject, Subjects
-from .carrier import Slot, with_slots
+from .carrier import with_slots
+from .mentions import SubjectToken, Tokens, mentions
 
 ENCODE = "encode_token_weights"
 # Rare words that are one token of CLIP's vocabulary each; one that the prompt lacks is used.
@@ -28,32 +26,6 @@ _STRANGE_TOKENIZER = (
     "The tokenizer of this text encoder reads a prompt in a way in which subjects cannot be found; "
     "use the text encoder of an SD1.5 or SDXL model."
 )
-
-log = logging.getLogger("nested_attention")
-
-Tokens = dict[str, list[list[tuple[Any, ...]]]]
-
-
-class SubjectToken(int):
-    """A token id that knows which subject it stands for. To the host it is the plain id."""
-
-    subject: int
-    name: str
-
-    def __new__(cls, token: int, subject: int = -1, name: str = "") -> SubjectToken:
-        made = super().__new__(cls, token)
-        made.subject, made.name = subject, name
-        return made
-
-
-@dataclass(frozen=True)
-class Mention:
-    """One token of a prompt that stands for a subject: its row in the text context."""
-
-    subject: int
-    name: str
-    row: int
-    weight: float
 
 
 def subject_id(subject: Subject) -> int:
@@ -147,7 +119,11 @@ class NestedTextEncode:
     def __call__(self, tokens: Tokens) -> tuple[Any, ...]:
         context, pooled, *rest = self.inner(tokens)
         extra = dict(rest[0]) if rest else {}
-        slots = _slots(mentions(tokens), context.shape[1])
+        slots = [
+            (mention.subject, mention.row, context.shape[1])
+            for mention in mentions(tokens)
+            if mention.row < context.shape[1]
+        ]
         if slots:
             extra["model_conds"] = with_slots(extra.get("model_conds", {}), slots)
         return (context, pooled, extra) if extra else (context, pooled)
@@ -170,49 +146,6 @@ def known_subjects(clip: Any) -> Subjects:
     """The subjects that a CLIP's prompts may name."""
     tokenizer = clip.tokenizer
     return tokenizer.subjects if isinstance(tokenizer, NestedTokenizer) else Subjects()
-
-
-def mentions(tokens: Tokens) -> list[Mention]:
-    """Where the tokens of a prompt stand for subjects.
-
-    The two encoders of SDXL see the same prompt; where a node gives them different ones, the rows
-    of the larger encoder ("g") count.
-    """
-    found = {stream: list(_mentions(chunks)) for stream, chunks in tokens.items()}
-    used = found.get("g") or next((items for items in found.values() if items), [])
-    rows = {tuple((item.subject, item.row) for item in items) for items in found.values() if items}
-    if len(rows) > 1:
-        log.warning(
-            "The prompts of the two text encoders name subjects at different places; those of the "
-            "prompt for CLIP G are used."
-        )
-    return used
-
-
-def binding_report(clip: Any, text: str, tokens: Tokens) -> str:
-    """What a prompt binds, one line for each subject that the CLIP knows."""
-    places: dict[str, list[Mention]] = {}
-    for mention in mentions(tokens):
-        places.setdefault(mention.name, []).append(mention)
-    subjects = known_subjects(clip)
-    if not len(subjects):
-        return "This CLIP knows no subject; connect the CLIP output of Apply Nested Attention."
-    used = names_in(text, subjects.names)
-    return "\n".join(
-        _report_line(subject, places.get(subject.name, []), subject.name in used)
-        for subject in subjects
-    )
-
-
-def _report_line(subject: Subject, places: Sequence[Mention], used: bool) -> str:
-    if not used or not places:
-        return f"<{subject.name}> is not named in this prompt"
-    rows = ", ".join(
-        str(place.row) + ("" if place.weight == 1 else f" (weight {place.weight:g})")
-        for place in places
-    )
-    label = "row" if len(places) == 1 else "rows"
-    return f'<{subject.name}> reads as "{subject.class_word}", {label} {rows} of the context'
 
 
 def _written(pieces: Sequence[Piece], words: Iterable[str]) -> str:
@@ -248,19 +181,6 @@ def _mark(
         token, *rest = marked[chunk][index]
         marked[chunk][index] = (SubjectToken(token, subject, name), *rest)
     return marked
-
-
-def _mentions(chunks: list[list[tuple[Any, ...]]]) -> Iterator[Mention]:
-    row = 0
-    for chunk in chunks:
-        for token, weight, *_ in chunk:
-            if isinstance(token, SubjectToken):
-                yield Mention(token.subject, token.name, row, float(weight))
-            row += 1
-
-
-def _slots(found: Sequence[Mention], length: int) -> list[Slot]:
-    return [(mention.subject, mention.row, length) for mention in found if mention.row < length]
 
 
 def _between(empty: Sequence[tuple[Any, ...]], filled: Sequence[tuple[Any, ...]]) -> list[int]:

@@ -20,7 +20,7 @@ def slots(conditioning: Any) -> list[tuple[int, int, int]]:
 def words(world: World, clip: Any, text: str, stream: str = "l") -> list[str]:
     """The words of the tokens that stand for subjects."""
     vocabulary = clip.tokenizer.clip_l.inv_vocab
-    subject_token = pack("nodes.host.text").SubjectToken
+    subject_token = pack("nodes.host.mentions").SubjectToken
     return [
         vocabulary[int(entry[0])].removesuffix("</w>")
         for chunk in clip.tokenize(text)[stream]
