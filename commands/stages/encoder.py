@@ -146,7 +146,11 @@ def run(arguments: argparse.Namespace) -> None:
         encoder,
         lambda step, generator: training.loss(encoder, data, denoise, text, norm, generator),
         loop.Schedule(
-            steps=arguments.steps, rate=arguments.rate, seed=arguments.seed, average=0.99
+            steps=arguments.steps,
+            rate=arguments.rate,
+            seed=arguments.seed,
+            warmup=50,
+            average=0.99,
         ),
         STATE / f"encoder_{name}",
         log,

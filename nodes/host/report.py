@@ -22,11 +22,12 @@ def binding_report(clip: Any, tokens: Tokens) -> str:
 
 
 def _line(subject: Subject, places: Sequence[Mention]) -> str:
+    # As Markdown, and without <>: the frontend's text preview would take <anna> for a tag.
     if not places:
-        return f"<{subject.name}> is not named in this prompt"
+        return f"- {subject.name}: not named in this prompt"
     rows = ", ".join(
         str(place.row) + ("" if place.weight == 1 else f" (weight {place.weight:g})")
         for place in places
     )
     label = "row" if len(places) == 1 else "rows"
-    return f'<{subject.name}> reads as "{subject.class_word}", {label} {rows} of the context'
+    return f'- {subject.name}: reads as "{subject.class_word}", {label} {rows} of the context'

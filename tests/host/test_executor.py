@@ -169,7 +169,7 @@ def test_a_changed_encoder_file_is_read_again(
 def test_the_binding_report_reaches_the_page(submit: Callable[..., Any]) -> None:
     _, executor = submit(graph("a (<anna>:1.2)"))
     (report,) = executor.history_result["outputs"]["positive"]["text"]
-    assert report == '<anna> reads as "person", row 2 (weight 1.2) of the context'
+    assert report == '- anna: reads as "person", row 2 (weight 1.2) of the context'
 
 
 @pytest.mark.parametrize(

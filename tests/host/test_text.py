@@ -161,8 +161,8 @@ def test_nested_prompt_reports_what_it_binds(world: World, host: Any) -> None:
     out = node.execute(clip, "a (<anna>:1.3) and <Anna>")
     conditioning, report = out.result
     assert report.splitlines() == [
-        '<anna> reads as "person", rows 2 (weight 1.3), 4 of the context',
-        "<rex> is not named in this prompt",
+        '- anna: reads as "person", rows 2 (weight 1.3), 4 of the context',
+        "- rex: not named in this prompt",
     ]
     assert out.ui.as_dict() == {"text": (report,)}
     stock = world.encode("a (<anna>:1.3) and <Anna>", clip)
