@@ -221,22 +221,19 @@ def test_the_opposite_of_an_area_holds_no_subject(sd15: World, host: Any) -> Non
 
 def test_a_mask_fits_an_area_that_is_only_a_part_of_the_image(sd15: World, host: Any) -> None:
     """A mask that is empty inside the area switches the subject off there."""
-    right = torch.zeros(1, 64, 64)
-    right[:, :, 32:] = 1
+    left = torch.zeros(1, 64, 64)
+    left[:, :, :32] = 1
 
-    def picture(mask: torch.Tensor | None) -> torch.Tensor:
-        model, clip = sd15.apply(sd15.subject(), mask=mask)
+    def picture(**settings: Any) -> torch.Tensor:
+        model, clip = sd15.apply(sd15.subject(), **settings)
         area = host.ConditioningSetArea()
-        left = area.append(sd15.encode(PROMPT, clip), 64, 128, 0, 0, 1.0)[0]
-        positive = left + sd15.encode("a beach", clip)
+        right_half = area.append(sd15.encode(PROMPT, clip), 64, 128, 64, 0, 1.0)[0]
+        positive = right_half + sd15.encode("a beach", clip)
         return sd15.sample(positive, sd15.encode("blurry", clip), model)
 
-    model, clip = sd15.apply(sd15.subject(), strength=0.0)
-    off = host.ConditioningSetArea().append(sd15.encode(PROMPT, clip), 64, 128, 0, 0, 1.0)[0]
-    positive = off + sd15.encode("a beach", clip)
-    without = sd15.sample(positive, sd15.encode("blurry", clip), model)
-    assert torch.equal(picture(right), without)
-    assert differs(picture(right.flip(-1)), without)
+    without = picture(strength=0.0)
+    assert torch.equal(picture(mask=left), without)
+    assert differs(picture(mask=left.flip(-1)), without)
 
 
 def test_conditioning_masks_keep_the_binding(sd15: World, host: Any) -> None:
