@@ -7,6 +7,7 @@ key "nested_attention" holds an EncoderInfo as JSON.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -63,6 +64,7 @@ class EncoderInfo:
     base_family  "sd15", "sdxl" or "miniature"
     domain       what it was trained on; class_word what the text encoders read for a subject
     norm         length of v* that it was trained with
+    token_weight what multiplied the odds of the subject's token while it was trained
     extra        whatever else the file says, in JSON's types
     """
 
@@ -72,6 +74,7 @@ class EncoderInfo:
     domain: str
     class_word: str
     norm: NormControl = NormControl()
+    token_weight: float = 1.0
     licence: str = ""
     trained_on: str = ""
     command: str = ""
@@ -84,6 +87,11 @@ class EncoderInfo:
             raise NestedAttentionError(
                 f'The encoder is for the base family "{self.base_family}"; this version knows '
                 f"{', '.join(BASE_FAMILIES)}, so update the pack."
+            )
+        weight = self.token_weight
+        if not isinstance(weight, (int, float)) or not (math.isfinite(weight) and weight > 0):
+            raise NestedAttentionError(
+                f"The encoder's token weight is {weight!r}; it must be a finite number above 0."
             )
         for name in ("domain", "class_word"):
             if not isinstance(getattr(self, name), str) or not getattr(self, name).strip():

@@ -64,14 +64,18 @@ class ApplyNestedAttention(io.ComfyNode):
         settings: dict[str, Any] = {
             "start_percent": start_percent,
             "end_percent": end_percent,
-            "token_weight": token_weight,
             "mask": mask,
         }
         if norm != AS_TRAINED:
             settings["norm"] = NormControl(norm, norm_factor)  # type: ignore[arg-type]
         subjects = Subjects(
             tuple(
-                replace(item, strength=item.strength * strength, **settings)
+                replace(
+                    item,
+                    strength=item.strength * strength,
+                    token_weight=item.token_weight * token_weight,
+                    **settings,
+                )
                 for item in Subjects.of(subject)
             )
         )
@@ -133,8 +137,9 @@ def _inputs() -> list[Any]:
             max=20.0,
             step=0.05,
             optional=True,
-            tooltip="Multiplies the odds of the subject's token in the attention map: above 1 the "
-            "subject claims more of the image, below 1 less.",
+            tooltip="Multiplies the odds of the subject's token in the attention map, beside what "
+            "the encoder was trained with: above 1 the subject claims more of the image, below 1 "
+            "less.",
         ),
         io.Mask.Input(
             "mask",

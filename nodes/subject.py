@@ -78,6 +78,7 @@ class EncodeSubject(io.ComfyNode):
                 encoder=encoder,
                 encoder_fingerprint=encoder.fingerprint,
                 norm=encoder.info.norm,
+                token_weight=encoder.info.token_weight,
             )
         )
 

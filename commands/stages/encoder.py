@@ -18,10 +18,11 @@ TOKENS, WIDTH, DEPTH, HEADS = 16, 192, 3, 4
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("domain", choices=core("training.miniature.identities").DOMAINS)
     parser.add_argument("--steps", type=int, default=1200)
-    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--rate", type=float, default=1.5e-3)
     parser.add_argument("--seed", type=int, default=4)
     parser.add_argument("--norm", choices=("text", "none"), default="text")
     parser.add_argument("--factor", type=float, default=2.0)
+    parser.add_argument("--token-weight", type=float, default=16.0)
     parser.add_argument("--tokens", type=int, default=TOKENS)
     parser.add_argument("--name", default=None, help="file name in models/ (default: the domain)")
 
@@ -131,6 +132,7 @@ def run(arguments: argparse.Namespace) -> None:
         domain=arguments.domain,
         class_word=arguments.domain,
         norm=norm,
+        token_weight=arguments.token_weight,
         licence="CC-BY-4.0",
         trained_on=f"{len(data.targets)} drawn pictures of {len(set(data.identity))} identities",
         command="dev.py train " + " ".join(sys.argv[1:]),
@@ -142,9 +144,12 @@ def run(arguments: argparse.Namespace) -> None:
         copy.load_state_dict(averaged)
         checkpoint.save_encoder(MODELS / f"{name}.safetensors", copy, info, torch.float16)
 
+    def loss(step: int, generator: torch.Generator) -> torch.Tensor:
+        return training.loss(encoder, data, denoise, text, norm, arguments.token_weight, generator)
+
     loop.train(
         encoder,
-        lambda step, generator: training.loss(encoder, data, denoise, text, norm, generator),
+        loss,
         loop.Schedule(
             steps=arguments.steps,
             rate=arguments.rate,

@@ -88,12 +88,16 @@ class SubjectPictures:
 
 
 def subjects_by_site(
-    encoder: NestedEncoder, features: Tensor, positions: Tensor, norm: NormControl
+    encoder: NestedEncoder,
+    features: Tensor,
+    positions: Tensor,
+    norm: NormControl,
+    token_weight: float = 1.0,
 ) -> dict[str, list[SiteSubject]]:
     """One subject a batch row: features (B, L, d), positions (B, P)."""
     projected = encoder.keys_values(encoder(features))
     return {
-        site: [SiteSubject(key=key, value=value, positions=positions, norm=norm)]
+        site: [SiteSubject(key, value, positions, norm=norm, token_weight=token_weight)]
         for site, (key, value) in projected.items()
     }
 
@@ -104,6 +108,7 @@ def loss(
     denoise: Denoiser,
     text: TextEncoder,
     norm: NormControl,
+    token_weight: float,
     generator: torch.Generator,
 ) -> Tensor:
     """Rectified-flow error of the frozen base with the reference's subject in place.
@@ -118,7 +123,11 @@ def loss(
     with torch.no_grad():
         context = text(pictures.tokens[target])
     subjects = subjects_by_site(
-        encoder, pictures.features[reference].float(), pictures.positions[target][:, None], norm
+        encoder,
+        pictures.features[reference].float(),
+        pictures.positions[target][:, None],
+        norm,
+        token_weight,
     )
     predicted = denoise(noised, sigma, context, subjects)
     return (predicted - (noise - latents)).square().mean()

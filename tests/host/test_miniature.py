@@ -192,7 +192,7 @@ def test_training_moves_the_encoder_and_nothing_else(host):
 
     def loss() -> torch.Tensor:
         return training.loss(
-            encoder, shown, denoise, lambda rows: context, norm, loop.step_generator(0, 0)
+            encoder, shown, denoise, lambda rows: context, norm, 4.0, loop.step_generator(0, 0)
         )
 
     optimiser = torch.optim.Adam(encoder.parameters(), 3e-3)
@@ -233,3 +233,30 @@ def test_training_and_sampling_run_the_same_patch(miniature):
         acted = denoise(noised, sigma, context, subjects)
     assert not torch.allclose(acted[0], plain[0], atol=1e-3)
     torch.testing.assert_close(acted[1], plain[1])
+
+
+def test_the_trained_token_weight_is_multiplied_by_the_node(miniature):
+    from dataclasses import replace
+
+    nodes: Any = importlib.import_module("nodes")
+    (encoder,) = (
+        module("nodes.encoder").LoadNestedEncoder.execute("(shipped) person.safetensors").args
+    )
+    image = torch.rand(1, 64, 64, 3)
+    encode = module("nodes.subject").EncodeSubject.execute
+    (subject,) = encode(encoder, miniature.clip_vision, image, "anna").args
+    assert subject.token_weight == encoder.info.token_weight > 1
+
+    def latent(who: Any, weight: float) -> torch.Tensor:
+        apply = module("nodes.apply").ApplyNestedAttention.execute
+        model, clip = apply(miniature.model, miniature.clip, who, 1.0, token_weight=weight).args
+        text = nodes.CLIPTextEncode().encode
+        empty = nodes.EmptyLatentImage().generate(64, 64, 1)[0]
+        return nodes.common_ksampler(
+            model, 1, 2, 2.0, "euler", "simple",
+            text(clip, "a <anna>")[0], text(clip, "")[0], empty,
+        )[0]["samples"]  # fmt: skip
+
+    doubled = replace(subject, token_weight=2 * subject.token_weight)
+    assert torch.equal(latent(subject, 2.0), latent(doubled, 1.0))
+    assert not torch.equal(latent(subject, 2.0), latent(subject, 1.0))
