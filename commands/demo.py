@@ -42,11 +42,11 @@ class Row:
 
 
 ROWS = (
-    Row("<anna> smiling in a red shirt and <rex> with round eyes, beach", 11, 0, 0),
-    Row("<anna> smiling in a green shirt and <rex> wearing a red scarf, forest", 12, 1, 1),
-    Row("<anna> smiling in a blue shirt and <rex> wearing a black hat, starry sky", 13, 2, 2),
-    Row("<anna> surprised in a yellow shirt and <rex> with wide eyes, city", 14, 3, 3),
-    Row("<anna> smiling with glasses in a white shirt and <rex>, mountain", 15, 4, 4),
+    Row("a <anna> smiling in a red shirt and a <rex> with round eyes, beach", 11, 0, 0),
+    Row("a <anna> smiling in a green shirt and a <rex> with wide eyes, sunrise", 12, 1, 1),
+    Row("a <anna> smiling in a blue shirt and a <rex> with round eyes, starry sky", 13, 2, 2),
+    Row("a <anna> surprised in a yellow shirt and a <rex> with wide eyes, city", 14, 5, 5),
+    Row("a <anna> smiling with glasses in a white shirt and a <rex>, ocean", 15, 7, 4),
 )
 
 
