@@ -84,11 +84,15 @@ def references(domain: str, count: int, which: str):
 
 
 def load_ruler():
+    from safetensors import safe_open
     from safetensors.torch import load_file
 
-    attributes = core("training.miniature.attributes")
-    ruler = core("evaluation.ruler").Ruler(attributes.heads())
-    state = load_file(str(MODELS / "ruler.safetensors"))
+    path = str(MODELS / "ruler.safetensors")
+    with safe_open(path, "pt") as file:
+        accuracy = json.loads(file.metadata()["accuracy"])
+    heads = core("training.miniature.attributes").heads()
+    ruler = core("evaluation.ruler").Ruler(heads, accuracy)
+    state = load_file(path)
     ruler.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
     return ruler.eval()
 

@@ -77,8 +77,11 @@ def run(arguments: argparse.Namespace) -> None:
     unseen, unseen_records = dataset.load(STATE / "held")
     scores = accuracy(ruler, unseen, attributes.labels(unseen_records))
     log(f"accuracy on held-out identities: {scores}")
+    import json
+
     from safetensors.torch import save_file
 
     MODELS.mkdir(exist_ok=True)
     halves = {name: tensor.half().contiguous() for name, tensor in ruler.state_dict().items()}
-    save_file(halves, str(MODELS / "ruler.safetensors"))
+    metadata = {"accuracy": json.dumps(scores)}
+    save_file(halves, str(MODELS / "ruler.safetensors"), metadata=metadata)

@@ -33,10 +33,14 @@ class Ruler(nn.Module):
     """forward(images (B, 3, 128, 128) in -1..1) -> logits by head name.
 
     heads: head name -> number of classes; identity heads are "domain.attribute", others free names.
+    accuracy: head name -> share read rightly on real pictures of held-out subjects; embeddings
+    leave out an attribute that is read less than twice as well as by chance, since it is noise.
     """
 
-    def __init__(self, heads: Mapping[str, int]):
+    def __init__(self, heads: Mapping[str, int], accuracy: Mapping[str, float] | None = None):
         super().__init__()
+        known = accuracy or {}
+        self.readable = {n for n, count in heads.items() if known.get(n, 1.0) >= 2 / count}
         self.trunk = nn.Sequential(
             nn.Conv2d(3, 32, 5, 2, 2, bias=False),
             nn.BatchNorm2d(32),
@@ -62,8 +66,9 @@ class Ruler(nn.Module):
 
     @torch.no_grad()
     def embed(self, images: Tensor, domain: str) -> Tensor:
-        """Identity embedding (B, classes of all the domain's attributes), unit length: the
-        attributes' probabilities side by side."""
+        """Identity embedding (B, classes of the domain's attributes), unit length: the
+        readable attributes' probabilities side by side."""
         logits = self(images)
-        parts = [logits[n].softmax(-1) for n in self.names if n.startswith(f"{domain}.")]
+        names = [n for n in self.names if n.startswith(f"{domain}.") and n in self.readable]
+        parts = [logits[n].softmax(-1) for n in names]
         return F.normalize(torch.cat(parts, -1), dim=-1)

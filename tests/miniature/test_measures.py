@@ -59,3 +59,14 @@ def test_the_ruler_reads_one_answer_a_head():
     embedded = ruler.embed(images, "person")
     assert embedded.shape == (2, 7)
     assert embedded.norm(dim=1).tolist() == pytest.approx([1.0, 1.0])
+
+
+def test_an_attribute_that_cannot_be_read_is_left_out_of_the_embedding():
+    heads = {"kitten.coat": 5, "kitten.body": 10}
+    accuracy = {"kitten.coat": 0.9, "kitten.body": 0.12}
+    images = torch.rand(1, 3, 128, 128)
+    assert Ruler(heads, accuracy).eval().embed(images, "kitten").shape == (1, 5)
+    assert Ruler(heads, {**accuracy, "kitten.body": 0.2}).eval().embed(images, "kitten").shape == (
+        1,
+        15,
+    )
