@@ -17,7 +17,7 @@ TOKENS, WIDTH, DEPTH, HEADS = 16, 192, 3, 4
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("domain", choices=core("training.miniature.identities").DOMAINS)
-    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--steps", type=int, default=1300)
     parser.add_argument("--rate", type=float, default=1.5e-3)
     parser.add_argument("--seed", type=int, default=4)
     parser.add_argument("--norm", choices=("text", "none"), default="text")
