@@ -34,7 +34,7 @@ def prompts_for(domain: str, count: int, seed: int) -> list[tuple[str, str]]:
     for number in range(count):
         words = drawing.words_of(domain, rng)
         scene = names[number % len(names)]
-        made.append((scenes.phrase("{}", words) + f", {scene}", scene))
+        made.append((scenes.caption([scenes.phrase("{}", words)], scene), scene))
     return made
 
 
@@ -61,9 +61,12 @@ class Graph:
         )[0]
         return self.host.VAEDecode().decode(self.vae, done)[0]
 
-    def subject(self, encoder: str, image, name: str):
-        (loaded,) = self.call("encoder", "LoadNestedEncoder", encoder)
-        return self.call("subject", "EncodeSubject", loaded, self.vision, image, name)[0]
+    def encoder(self, domain: str):
+        """The shipped encoder of a domain."""
+        return self.call("encoder", "LoadNestedEncoder", f"(shipped) {domain}.safetensors")[0]
+
+    def subject(self, encoder, image, name: str):
+        return self.call("subject", "EncodeSubject", encoder, self.vision, image, name)[0]
 
     def with_subject(self, subject, prompt: str, seed: int, strength: float):
         model, clip = self.call(
@@ -111,16 +114,17 @@ def scenes_right(ruler, images, scenes):
     return guess == torch.tensor([names.index(scene) for scene in scenes])
 
 
-def evaluate(graph: Graph, ruler, domain: str, arguments, sheets: Path | None) -> dict:
+def evaluate(graph: Graph, ruler, domain: str, arguments: argparse.Namespace) -> dict:
     import torch
 
     measures = core("evaluation.measures")
     count = arguments.subjects
     first, second = references(domain, count, "reference"), references(domain, count, "second")
+    encoder = graph.encoder(domain)
     ours, plain, scenes = [], [], []
     for row, (prompt, scene) in enumerate(prompts_for(domain, count, arguments.seed)):
         seed = arguments.seed * 1000 + row
-        subject = graph.subject(f"(shipped) {domain}.safetensors", first[row : row + 1], "anna")
+        subject = graph.subject(encoder, first[row : row + 1], "anna")
         named = prompt.format("<anna>")
         ours.append(graph.with_subject(subject, named, seed, arguments.strength))
         positive = graph.encode(graph.clip, prompt.format(domain))
@@ -139,8 +143,8 @@ def evaluate(graph: Graph, ruler, domain: str, arguments, sheets: Path | None) -
     plain_hits = measures.retrieved(ruler.embed(as_input(plain), domain), gallery, right)
     drawn = scenes_right(ruler, ours, scenes).double()
     base = scenes_right(ruler, plain, scenes).double()
-    if sheets:
-        write_sheet(sheets / f"{domain}.png", first, ours, plain)
+    if arguments.out:
+        write_sheet(arguments.out / f"{domain}.png", first, ours, plain)
     return {
         "identity": round(float(identity.mean()), 4),
         "identity_ci": measures.bootstrap_interval(identity, arguments.seed),
@@ -176,7 +180,7 @@ def main() -> int:
     started = time.monotonic()
     graph, ruler = Graph(), load_ruler()
     domains = core("training.miniature.identities").DOMAINS
-    found = {d: evaluate(graph, ruler, d, arguments, arguments.out) for d in domains}
+    found = {d: evaluate(graph, ruler, d, arguments) for d in domains}
     report = {
         "seed": arguments.seed,
         "images_per_domain": arguments.subjects,

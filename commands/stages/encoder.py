@@ -47,12 +47,12 @@ def vision_features(vision, images) -> torch.Tensor:
 
 def plain_caption(record: dict) -> str:
     """The caption with nothing but the class word for who is in it."""
-    phrase = core("training.miniature.scenes").phrase
+    scenes = core("training.miniature.scenes")
     parts = [
-        phrase(subject[0], words)
+        scenes.phrase(subject[0], words)
         for subject, words in zip(record["subjects"], record["words"], strict=True)
     ]
-    return " and ".join(parts) + f", {record['scene']}"
+    return scenes.caption(parts, record["scene"])
 
 
 def identity_key(record: dict, domain: str) -> str | None:

@@ -38,6 +38,11 @@ def phrase(noun: str, words: dict[str, str]) -> str:
     return " ".join(["a", noun, *(word for word in words.values() if word)])
 
 
+def caption(phrases: Sequence[str], scene: str) -> str:
+    """Every caption's form: who, left to right, then where."""
+    return " and ".join(phrases) + f", {scene}"
+
+
 def _place(canvas: Image.Image, cutout: Image.Image, centre: float, extent: float, rng) -> None:
     size = canvas.width
     cutout = cutout.crop(cutout.getbbox())
@@ -78,5 +83,4 @@ def render(
         noun = f"{describe(identity)} {identity.domain}" if known else identity.domain
         phrases.append(phrase(noun, words))
         every.append(words)
-    caption = " and ".join(phrases) + f", {scene}"
-    return Picture(canvas.convert("RGB"), caption, scene, tuple(every))
+    return Picture(canvas.convert("RGB"), caption(phrases, scene), scene, tuple(every))
