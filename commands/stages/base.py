@@ -8,6 +8,8 @@ import torch
 
 from .common import STATE, core, host, log, tokenizer
 
+CODE = STATE / "base" / "code.pt"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, default=2400)
@@ -21,9 +23,18 @@ def pixels(images) -> torch.Tensor:
 
 
 def patch_code(images):
-    """The latent code, fitted on every eighth picture."""
+    """The latent code: fitted once, on every eighth picture, since all weights depend on it."""
     latents, config = core("training.miniature.latents"), core("training.miniature.config")
-    return latents.PatchCode.fit(pixels(images[::8]), config.LATENT_CHANNELS, config.PATCH)
+    known = core("training.checkpoints").load_state(CODE)
+    if known is None:
+        return latents.PatchCode.fit(pixels(images[::8]), config.LATENT_CHANNELS, config.PATCH)
+    return latents.PatchCode(known["mean"], known["basis"], known["scale"], config.PATCH)
+
+
+def known_words() -> list[int]:
+    """Token ids that a base trained earlier knows; they keep their rows."""
+    known = core("training.checkpoints").load_state(CODE)
+    return [] if known is None else known["token_ids"].tolist()
 
 
 def encode_all(code, images) -> torch.Tensor:
@@ -49,7 +60,9 @@ def run(arguments: argparse.Namespace) -> None:
     loop, base = core("training.loop"), core("training.miniature.base")
     images, records = core("training.miniature.dataset").load(STATE / "data")
     captions = [record["caption"] for record in records]
-    vocabulary = core("training.miniature.vocabulary").Vocabulary.of(captions, tokenizer())
+    vocabulary = core("training.miniature.vocabulary").Vocabulary.of(
+        captions, tokenizer(), known_words()
+    )
     code = patch_code(images)
     latents = encode_all(code, images)
     sample = pixels(images[:64])
@@ -62,7 +75,7 @@ def run(arguments: argparse.Namespace) -> None:
     folder = STATE / "base"
     folder.mkdir(parents=True, exist_ok=True)
     core("training.checkpoints").save_state(
-        folder / "code.pt", {**code.state(), "token_ids": torch.tensor(vocabulary.token_ids)}
+        CODE, {**code.state(), "token_ids": torch.tensor(vocabulary.token_ids)}
     )
     tokens = vocabulary.encode(captions, tokenizer())
     empty = vocabulary.encode([""], tokenizer())[0]

@@ -11,6 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+FEATURES = 384
+
+
+def _module_name(head: str) -> str:
+    """Modules cannot have a dot in their name; "person.eyes" and "person:eyes" stay apart."""
+    return head.replace(".", "__")
+
 
 class ResidualBlock(nn.Module):
     def __init__(self, inner: int, outer: int, stride: int):
@@ -45,24 +52,25 @@ class Ruler(nn.Module):
             nn.Conv2d(3, 32, 5, 2, 2, bias=False),
             nn.BatchNorm2d(32),
             nn.ReLU(),
-            nn.MaxPool2d(2),
-            ResidualBlock(32, 64, 1),
-            ResidualBlock(64, 96, 2),
-            ResidualBlock(96, 128, 1),
+            ResidualBlock(32, 64, 2),
+            ResidualBlock(64, 64, 1),
+            ResidualBlock(64, 128, 2),
+            ResidualBlock(128, 128, 1),
             ResidualBlock(128, 192, 2),
-            nn.AdaptiveAvgPool2d(4),
+            nn.AdaptiveAvgPool2d(8),
+            nn.Conv2d(192, 64, 1),
             nn.Flatten(),
-            nn.Linear(192 * 16, 256),
+            nn.Linear(64 * 64, FEATURES),
             nn.ReLU(),
         )
         self.heads = nn.ModuleDict(
-            {name.replace(".", "_"): nn.Linear(256, n) for name, n in heads.items()}
+            {_module_name(name): nn.Linear(FEATURES, n) for name, n in heads.items()}
         )
         self.names = tuple(heads)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         features = self.trunk(images)
-        return {name: self.heads[name.replace(".", "_")](features) for name in self.names}
+        return {name: self.heads[_module_name(name)](features) for name in self.names}
 
     @torch.no_grad()
     def embed(self, images: Tensor, domain: str) -> Tensor:

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from nested_attn_core.training.encoder import SubjectPictures
-from nested_attn_core.training.miniature.attributes import MISSING, heads, labels
 from nested_attn_core.training.miniature.latents import PatchCode
 from nested_attn_core.training.miniature.vocabulary import END, START, UNKNOWN, Vocabulary
 
@@ -31,16 +30,11 @@ def test_unknown_words_share_a_row():
     assert rows.tolist() == [[1, 3, 4, 2], [1, 3, UNKNOWN, 2]]
 
 
-def test_labels_say_who_is_missing():
-    records = [
-        {"scene": "beach", "subjects": [["kitten", 1, 2, 3]]},
-        {"scene": "city", "subjects": [["person", 4, 5, 1, 0], ["kitten", 0, 0, 0]]},
-    ]
-    found = labels(records)
-    assert set(found) == set(heads())
-    assert found["person.hair"].tolist() == [MISSING, 5]
-    assert found["kitten.body"].tolist() == [3, 0]
-    assert found["who"].tolist() == [1, 2]
+def test_known_words_keep_their_rows():
+    texts = {"a kitten": [START, 7, 9, END], "a robot": [START, 5, 11, END]}
+    first = Vocabulary.of(["a kitten"], texts.__getitem__)
+    more = Vocabulary.of(texts, texts.__getitem__, first.token_ids)
+    assert more.token_ids == (START, END, 7, 9, 5, 11)
 
 
 def pictures(identity, reference) -> SubjectPictures:

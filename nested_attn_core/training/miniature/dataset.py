@@ -18,25 +18,23 @@ SHARD = 1000
 
 @dataclass(frozen=True)
 class Plan:
-    """What to draw: identities a domain, pictures of each, and pictures of two domains together."""
+    """What to draw: identities and pictures a domain, and pictures of two domains together."""
 
     identities: int = 2000
-    pictures: dict[str, int] | None = None
-    pairs: int = 8000
+    pictures: int = 8000
+    pairs: int = 12000
     held_out: bool = False
 
     def jobs(self) -> list[tuple[tuple[Identity, ...], str]]:
         side = "held" if self.held_out else "train"
         pools = {d: identities(d, self.held_out)[: self.identities] for d in DOMAINS}
-        pictures = self.pictures or {d: 8000 for d in DOMAINS}
         jobs: list[tuple[tuple[Identity, ...], str]] = []
         for domain, pool in pools.items():
-            for number in range(pictures[domain]):
+            for number in range(self.pictures):
                 jobs.append(((pool[number % len(pool)],), f"{side}|{domain}|{number}"))
         rng = random.Random(f"{side} pairs")
         for number in range(self.pairs):
-            pair = [rng.choice(pools[domain]) for domain in DOMAINS]
-            rng.shuffle(pair)
+            pair = [rng.choice(pools[domain]) for domain in rng.sample(DOMAINS, 2)]
             jobs.append((tuple(pair), f"{side}|pair|{number}"))
         random.Random(side).shuffle(jobs)
         return jobs
@@ -63,6 +61,8 @@ def build(
                 {
                     "caption": picture.caption,
                     "scene": picture.scene,
+                    "style": picture.style,
+                    "place": picture.place,
                     "subjects": [[s.domain, *s.values] for s in subjects],
                     "words": picture.words,
                 }

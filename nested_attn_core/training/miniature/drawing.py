@@ -1,7 +1,7 @@
 """Draws the subjects of the miniature world from parts of openly licensed avatar sets.
 
 person: dicebear "personas" (CC BY 4.0, Draftbit); kitten: robohash set4 (CC BY 4.0, David Revoy);
-scenes: robohash bg1 (CC BY 3.0 or 4.0, Zikri Kader and others).
+robot: robohash set1, and scenes: robohash bg1 (CC BY 3.0 or 4.0, Zikri Kader and others).
 """
 
 from __future__ import annotations
@@ -15,47 +15,50 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
-from .identities import BEARDS, COATS, FURS, HAIR_COLOURS, HAIR_STYLES, SKINS, Identity
+from .identities import Identity
 
 SIDE = 192
-MOUTHS = {"smiling": "bigSmile", "sad": "frown", "surprised": "surprise", "smirking": "smirk"}
-EYES = {
-    "": "open",
-    "winking": "wink",
-    "sleeping": "sleep",
-    "with glasses": "glasses",
-    "with sunglasses": "sunglasses",
+MOUTHS = {"smiling": "bigSmile", "sad": "frown", "surprised": "surprise"}
+EYES = {"": "open", "with glasses": "glasses", "with sunglasses": "sunglasses"}
+SHIRTS = {
+    "in a blue shirt": "#3b6fd1",
+    "in a green shirt": "#3fae49",
+    "in a yellow shirt": "#f2c318",
+    "in a pink shirt": "#e279c7",
+    "in a red shirt": "#d8342c",
+    "in a white shirt": "#f4f4f4",
+    "in a black shirt": "#2b2b2b",
+    "in an orange shirt": "#f08a24",
 }
-SHIRT_COLOURS = {
-    "blue": "#3b6fd1",
-    "green": "#3fae49",
-    "yellow": "#f2c318",
-    "pink": "#e279c7",
-    "red": "#d8342c",
-    "white": "#f4f4f4",
-    "black": "#2b2b2b",
-    "orange": "#f08a24",
-}
-SHIRTS = {"shirt": "squared", "checked shirt": "checkered"}
 KITTEN_EYES = {
     "with wide eyes": 0,
-    "looking sly": 1,
     "with closed eyes": 6,
-    "with round eyes": 8,
     "with angry eyes": 10,
     "with glasses": 12,
 }
 KITTEN_WEAR = {
     "": None,
     "wearing a red scarf": 0,
-    "wearing a headband": 3,
     "wearing a pink bow": 4,
     "wearing a black hat": 5,
     "wearing headphones": 6,
     "wearing a blue scarf": 7,
     "wearing a red hat": 13,
+}
+ROBOT_EYES = {
+    "with yellow eyes": 7,
+    "with a visor": 10,
+    "with dark eyes": 2,
+    "with a red eye": 3,
+}
+ROBOT_MOUTHS = {"": 5, "grinning": 4, "shouting": 6}
+# What a domain's captions name of a subject's look, and the values that it can have.
+LOOKS: dict[str, dict[str, dict]] = {
+    "person": {"mouth": MOUTHS, "eyes": EYES, "shirt": SHIRTS},
+    "kitten": {"wear": KITTEN_WEAR, "eyes": KITTEN_EYES},
+    "robot": {"mouth": ROBOT_MOUTHS, "eyes": ROBOT_EYES},
 }
 SCENES = {
     "starry sky": "000#robotBG-11",
@@ -85,47 +88,62 @@ def _layer(path: str) -> Image.Image:
 def _parts(folder: str) -> tuple[str, ...]:
     import natsort
 
-    root = _robohash_root() / "sets" / "set4" / folder
+    root = _robohash_root() / "sets" / folder
     return tuple(natsort.natsorted(str(path) for path in root.glob("*.png")))
 
 
+def words_of(domain: str, rng: random.Random) -> dict[str, str]:
+    """Words for one look of a domain's subject, as its captions have them."""
+    return {name: rng.choice(tuple(values)) for name, values in LOOKS[domain].items()}
+
+
 @functools.cache
-def _coat(body: int, colour: tuple[int, int, int]) -> Image.Image:
-    """The body in another coat: its brightness relative to its own mean, times the colour."""
-    pixels = np.asarray(_layer(_parts("000#00body")[body])).astype(np.float32)
-    rgb, alpha = pixels[..., :3], pixels[..., 3:]
-    brightness = rgb.mean(-1, keepdims=True)
+def _kitten_shade() -> tuple[np.ndarray, np.ndarray]:
+    """Brightness (SIDE, SIDE, 1) relative to the coat's, and alpha (SIDE, SIDE, 1) in 0..255."""
+    pixels = np.asarray(_layer(_parts("set4/000#00body")[11])).astype(np.float32)
+    brightness, alpha = pixels[..., :3].mean(-1, keepdims=True), pixels[..., 3:]
     usual = np.median(brightness[alpha[..., 0] > 200])
-    shade = np.clip(brightness / usual, 0.35, 1.25)
-    rgb = np.clip(shade * np.asarray(colour, np.float32), 0, 255)
-    return Image.fromarray(np.concatenate([rgb, alpha], -1).astype(np.uint8), "RGBA")
+    return np.clip(brightness / usual, 0.35, 1.25), alpha
+
+
+def _ellipse(left: float, top: float, right: float, bottom: float) -> np.ndarray:
+    """A soft ellipse (SIDE, SIDE, 1) in 0..1; the box in shares of the side."""
+    mask = Image.new("L", (SIDE * 2, SIDE * 2), 0)
+    box = [2 * SIDE * edge for edge in (left, top, right, bottom)]
+    ImageDraw.Draw(mask).ellipse(box, fill=255)
+    return np.asarray(mask.resize((SIDE, SIDE)), np.float32)[..., None] / 255
 
 
 @functools.cache
-def _fur(index: int) -> Image.Image:
-    pixels = np.asarray(_layer(_parts("001#01fur")[index])).astype(np.float32).copy()
-    pixels[..., 3] = np.clip(pixels[..., 3] * 2.2, 0, 255)  # at 128 px the original is too faint
-    return Image.fromarray(pixels.astype(np.uint8), "RGBA")
-
-
-def kitten_look(rng: random.Random) -> tuple[dict[str, str], int]:
-    """The words for what varies in a kitten, and its mouth, which has no word."""
-    eyes = rng.choice(tuple(KITTEN_EYES))
-    mouth = rng.randrange(10)
-    wear = rng.choice(("",) * 4 + tuple(KITTEN_WEAR)[1:])
-    return {"wear": wear, "eyes": eyes}, mouth
+def _region(marking: int | str) -> np.ndarray:
+    """Where a marking lies, (SIDE, SIDE, 1) in 0..1: a pattern of the set, or a shape of ours."""
+    if marking == "hood":
+        return _ellipse(0.16, -0.3, 1.0, 0.36)
+    if marking == "bib":
+        return _ellipse(0.4, 0.68, 0.86, 1.3)
+    if marking == "tail":
+        return (np.arange(SIDE) < 0.17 * SIDE).astype(np.float32)[None, :, None]
+    alpha = np.asarray(_layer(_parts("set4/001#01fur")[int(marking)]))[..., 3:].astype(np.float32)
+    return np.clip(alpha / max(1.0, float(np.quantile(alpha[alpha > 0], 0.9))), 0, 1)
 
 
 def draw_kitten(identity: Identity, rng: random.Random) -> tuple[Image.Image, dict[str, str]]:
     """A cut-out of the kitten (RGBA, SIDE px) and the words for what varies in it."""
-    words, mouth = kitten_look(rng)
-    image = _coat(identity["body"], COATS[identity["coat"]]).copy()
-    if identity["fur"] != "plain":
-        image.alpha_composite(_fur(FURS[identity["fur"]]))
-    image.alpha_composite(_layer(_parts("002#02eyes")[KITTEN_EYES[words["eyes"]]]))
-    image.alpha_composite(_layer(_parts("003#03mouth")[mouth]))
+    words, mouth = words_of("kitten", rng), rng.randrange(10)
+    shade, alpha = _kitten_shade()
+    colour = np.broadcast_to(np.asarray(identity.part("coat"), np.float32), (SIDE, SIDE, 3))
+    painted = [(identity.part("marking"), identity.part("colour"))]
+    if identity.part("tail") is not None:
+        painted.append(("tail", identity.part("tail")))
+    for marking, paint in painted:
+        mask = _region(marking)
+        colour = (1 - mask) * colour + mask * np.asarray(paint, np.float32)
+    rgb = np.clip(shade * colour, 0, 255)
+    image = Image.fromarray(np.concatenate([rgb, alpha], -1).astype(np.uint8), "RGBA")
+    image.alpha_composite(_layer(_parts("set4/002#02eyes")[KITTEN_EYES[words["eyes"]]]))
+    image.alpha_composite(_layer(_parts("set4/003#03mouth")[mouth]))
     if words["wear"]:
-        image.alpha_composite(_layer(_parts("004#04accessories")[KITTEN_WEAR[words["wear"]]]))
+        image.alpha_composite(_layer(_parts("set4/004#04accessories")[KITTEN_WEAR[words["wear"]]]))
     return image, words
 
 
@@ -137,51 +155,54 @@ def _personas() -> Any:
     return Style(json.loads(text))
 
 
-def person_look(rng: random.Random) -> tuple[dict[str, str], tuple[str, str]]:
-    """The words for what varies in a person, and its shirt as (colour, cut)."""
-    mouth, eyes = rng.choice(tuple(MOUTHS)), rng.choice(tuple(EYES))
-    colour, shirt = rng.choice(tuple(SHIRT_COLOURS)), rng.choice(tuple(SHIRTS))
-    return {"mouth": mouth, "eyes": eyes, "shirt": f"in a {colour} {shirt}"}, (colour, shirt)
-
-
-LOOKS = {"person": person_look, "kitten": kitten_look}
-
-
-def words_of(domain: str, rng: random.Random) -> dict[str, str]:
-    """Words for one look of a domain's subject, as its captions have them."""
-    return LOOKS[domain](rng)[0]
-
-
 def draw_person(identity: Identity, rng: random.Random) -> tuple[Image.Image, dict[str, str]]:
     """A cut-out of the person (RGBA, SIDE px) and the words for what varies in it."""
     import resvg_py
     from dicebear import Avatar
 
-    words, (colour, shirt) = person_look(rng)
-    beard = BEARDS[identity["beard"]]
+    words = words_of("person", rng)
+    beard = identity.part("beard")
     options = {
         "seed": "x",
-        "hairVariant": [HAIR_STYLES[identity["style"]]],
-        "hairColor": [HAIR_COLOURS[identity["hair"]]],
-        "facialHairColor": [HAIR_COLOURS[identity["hair"]]],
-        "skinColor": [SKINS[identity["skin"]]],
+        "hairVariant": [identity.part("style")],
+        "hairColor": [identity.part("hair")],
+        "facialHairColor": [identity.part("hair")],
+        "skinColor": [identity.part("skin")],
         "noseVariant": ["smallRound"],
         "facialHairProbability": 100 if beard else 0,
         "mouthVariant": [MOUTHS[words["mouth"]]],
         "eyesVariant": [EYES[words["eyes"]]],
-        "clothesVariant": [SHIRTS[shirt]],
-        "clothingColor": [SHIRT_COLOURS[colour]],
+        "clothesVariant": ["squared"],
+        "clothingColor": [SHIRTS[words["shirt"]]],
         "backgroundColor": ["00000000"],
     }
     if beard:
         options["facialHairVariant"] = [beard]
     svg = Avatar(_personas(), options).to_string()
     png = resvg_py.svg_to_bytes(svg_string=svg, width=SIDE, height=SIDE, skip_system_fonts=True)
-    image = Image.open(io.BytesIO(bytes(png))).convert("RGBA")
+    return Image.open(io.BytesIO(bytes(png))).convert("RGBA"), words
+
+
+@functools.cache
+def _robot_part(colour: str, folder: str, number: int) -> Image.Image:
+    """The part of that number; the order of the files differs from colour to colour."""
+    (path,) = (p for p in _parts(f"set1/{colour}/{folder}") if p.endswith(f"-{number:02d}.png"))
+    return _layer(path)
+
+
+def draw_robot(identity: Identity, rng: random.Random) -> tuple[Image.Image, dict[str, str]]:
+    """A cut-out of the robot (RGBA, SIDE px) and the words for what varies in it."""
+    words, head = words_of("robot", rng), identity.part("head")
+    image = _robot_part(identity.part("body"), "003#01Body", 9).copy()
+    image.alpha_composite(_robot_part(head, "004#02Face", identity.part("shape")))
+    image.alpha_composite(_robot_part(head, "001#Eyes", ROBOT_EYES[words["eyes"]]))
+    image.alpha_composite(_robot_part(head, "000#Mouth", ROBOT_MOUTHS[words["mouth"]]))
+    if identity.part("top") is not None:
+        image.alpha_composite(_robot_part(head, "002#Accessory", identity.part("top")))
     return image, words
 
 
-DRAW = {"person": draw_person, "kitten": draw_kitten}
+DRAW = {"person": draw_person, "kitten": draw_kitten, "robot": draw_robot}
 
 
 @functools.cache

@@ -22,10 +22,17 @@ class Vocabulary:
         return len(self.token_ids) + 1
 
     @classmethod
-    def of(cls, captions: Iterable[str], tokenize: Callable[[str], list[int]]) -> Vocabulary:
-        """tokenize gives the 77 ids of a caption, start, end and padding included."""
+    def of(
+        cls,
+        captions: Iterable[str],
+        tokenize: Callable[[str], list[int]],
+        known: Sequence[int] = (),
+    ) -> Vocabulary:
+        """tokenize gives the 77 ids of a caption, start, end and padding included; `known` ids keep
+        the rows that they have."""
         seen = {token for caption in captions for token in tokenize(caption)}
-        return cls([START, END, *sorted(seen - {START, END})])
+        first = tuple(known) or (START, END)
+        return cls([*first, *sorted(seen.difference(first))])
 
     def rows(self, token_ids: Iterable[int]) -> list[int]:
         return [self._row.get(token, UNKNOWN) for token in token_ids]
