@@ -1,0 +1,46 @@
+"""The masks that tell where a drawn subject is."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from nested_attn_core.training.miniature import identities, scenes
+from nested_attn_core.training.miniature.masks import subject_mask
+
+
+def drawn(domains, **options):
+    pool = [identities.identities(domain, False)[1] for domain in domains]
+    picture = scenes.render(pool, "mask", **options)
+    record = {
+        "scene": picture.scene,
+        "style": picture.style,
+        "subjects": [[who.domain, *who.values] for who in pool],
+    }
+    return np.asarray(picture.image), record
+
+
+@pytest.mark.parametrize("style", ["", "pixel art", "sepia photo"])
+def test_a_subject_on_the_left_is_found_on_the_left(style):
+    mask = subject_mask(*drawn(["robot"], place="on the left", style=style), "robot").float()
+    assert mask[:, :8].mean() > 3 * mask[:, 10:].mean()
+    assert 0.1 < mask.mean() < 0.6
+
+
+def test_two_subjects_have_disjoint_masks():
+    image, record = drawn(["kitten", "person"], style="")
+    left, right = (subject_mask(image, record, domain) for domain in ("kitten", "person"))
+    assert left[:, :8].any() and not left[:, 8:].any()
+    assert right[:, 8:].any() and not right[:, :8].any()
+
+
+def test_an_empty_scene_has_no_subject():
+    image = np.asarray(scenes.apply_style("", scenes.draw_scene("beach", 128).convert("RGB")))
+    record = {"scene": "beach", "style": "", "subjects": [["kitten"]]}
+    assert not subject_mask(image, record, "kitten").any()
+
+
+def test_an_absent_domain_is_refused():
+    image, record = drawn(["kitten"], style="")
+    with pytest.raises(ValueError):
+        subject_mask(image, record, "robot")
