@@ -144,8 +144,10 @@ def run(arguments: argparse.Namespace) -> None:
         copy.load_state_dict(averaged)
         checkpoint.save_encoder(MODELS / f"{name}.safetensors", copy, info, torch.float16)
 
+    method = core("training.methods").NestedMethod(encoder, norm, arguments.token_weight)
+
     def loss(step: int, generator: torch.Generator) -> torch.Tensor:
-        return training.loss(encoder, data, denoise, text, norm, arguments.token_weight, generator)
+        return training.loss(method, data, denoise, text, generator)
 
     loop.train(
         encoder,

@@ -1,4 +1,4 @@
-"""Training a nested encoder on a frozen base.
+"""Training a method's encoder on a frozen base.
 
 Reference and target are different pictures of one subject, so that copying does not help.
 """
@@ -9,26 +9,25 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from ..attention import NormControl, SiteSubject
-from ..encoder import NestedEncoder
+from .methods import Method
 
 
 class Denoiser(Protocol):
-    """The frozen base with the nested patch on every site, as the host side provides it."""
+    """The frozen base with a method's patch on every site, as the host side provides it."""
 
     def __call__(
         self,
         noised: Tensor,
         sigma: Tensor,
         context: Tensor,
-        subjects: Mapping[str, Sequence[SiteSubject]],
+        items: Mapping[str, Sequence[Any]],
     ) -> Tensor:
-        """Velocity for noised (B, C, h, w), sigma (B,), context (B, T, d), subjects by site."""
+        """Velocity for noised (B, C, h, w), sigma (B,), context (B, T, d), items by site."""
         ...
 
 
@@ -87,33 +86,18 @@ class SubjectPictures:
         return torch.tensor(rows), torch.tensor(chosen)
 
 
-def subjects_by_site(
-    encoder: NestedEncoder,
-    features: Tensor,
-    positions: Tensor,
-    norm: NormControl,
-    token_weight: float = 1.0,
-) -> dict[str, list[SiteSubject]]:
-    """One subject a batch row: features (B, L, d), positions (B, P)."""
-    projected = encoder.keys_values(encoder(features))
-    return {
-        site: [SiteSubject(key, value, positions, norm=norm, token_weight=token_weight)]
-        for site, (key, value) in projected.items()
-    }
-
-
 def loss(
-    encoder: NestedEncoder,
+    method: Method,
     pictures: SubjectPictures,
     denoise: Denoiser,
     text: TextEncoder,
-    norm: NormControl,
-    token_weight: float,
     generator: torch.Generator,
 ) -> Tensor:
     """Rectified-flow error of the frozen base with the reference's subject in place.
 
-    The noise levels lean to the noisy side: there the subject's looks are decided."""
+    `denoise` applies the method's `attend`. The noise levels lean to the noisy side: there the
+    subject's looks are decided.
+    """
     target, reference = pictures.draw(generator)
     latents = pictures.latents[target].float()
     noise = torch.randn(latents.shape, generator=generator)
@@ -122,12 +106,8 @@ def loss(
     noised = (1 - mix) * latents + mix * noise
     with torch.no_grad():
         context = text(pictures.tokens[target])
-    subjects = subjects_by_site(
-        encoder,
-        pictures.features[reference].float(),
-        pictures.positions[target][:, None],
-        norm,
-        token_weight,
+    injection = method(
+        pictures.features[reference].float(), context, pictures.positions[target][:, None]
     )
-    predicted = denoise(noised, sigma, context, subjects)
+    predicted = denoise(noised, sigma, injection.context, injection.sites)
     return (predicted - (noise - latents)).square().mean()

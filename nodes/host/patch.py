@@ -9,7 +9,7 @@ from typing import Any
 from comfy.ldm.modules import attention as host_attention
 from torch import Tensor
 
-from ...nested_attn_core.attention import SiteSubject, nested_attention
+from ...nested_attn_core.attention import nested_attention
 
 PLAN = "nested_attention"
 
@@ -23,11 +23,11 @@ class NestedPlan:
     It travels in ``transformer_options[PLAN]``; gradients flow through it.
     """
 
-    def __init__(self, rows: int, subjects: Mapping[str, Sequence[SiteSubject]]):
+    def __init__(self, rows: int, subjects: Mapping[str, Sequence[Any]]):
         self.rows = rows
         self._subjects = subjects
 
-    def at(self, site_name: str, size: tuple[int, int] | None = None) -> Sequence[SiteSubject]:
+    def at(self, site_name: str, size: tuple[int, int] | None = None) -> Sequence[Any]:
         """What happens at the site whose feature map has ``size`` (height, width)."""
         return self._subjects.get(site_name, ())
 
@@ -36,6 +36,7 @@ class NestedPatch:
     """Replaces the attention of one site: ``previous`` (or the host's), plus the nested term.
 
     Without a plan, or with nothing live in it, the result is that of ``previous``, bit for bit.
+    ``attend`` is what the plan's items mean; only training and evaluation give another one.
     """
 
     def __init__(
@@ -43,10 +44,12 @@ class NestedPatch:
         site: str,
         previous: Callable[..., Tensor] | None = None,
         added: tuple[tuple[Callable[..., Tensor], dict[str, Any]], ...] = (),
+        attend: Callable[..., Tensor] = nested_attention,
     ):
         self.site = site
         self.previous = previous
         self._added = added
+        self._attend = attend
 
     def __call__(
         self, query: Tensor, key: Tensor, value: Tensor, extra_options: dict[str, Any]
@@ -56,7 +59,7 @@ class NestedPatch:
         subjects = _subjects_at(self.site, query, extra_options)
         if subjects:
             heads = extra_options["n_heads"]
-            out = nested_attention(out, query, key, value, subjects, heads)
+            out = self._attend(out, query, key, value, subjects, heads)
         for callback, options in self._added:
             if _within(options, extra_options):
                 out = out + callback(out, query, key, value, extra_options, **options)
@@ -80,11 +83,11 @@ class NestedPatch:
 
     def over(self, previous: Callable[..., Tensor]) -> NestedPatch:
         """The same patch on top of ``previous``."""
-        return NestedPatch(self.site, previous, self._added)
+        return NestedPatch(self.site, previous, self._added, self._attend)
 
     def copy(self) -> NestedPatch:
         """A copy that shares everything, for a clone of the model."""
-        return NestedPatch(self.site, self.previous, self._added)
+        return NestedPatch(self.site, self.previous, self._added, self._attend)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> NestedPatch:
         return self.copy()
@@ -110,9 +113,7 @@ class NestedPatch:
             below()
 
 
-def _subjects_at(
-    site: str, query: Tensor, extra_options: Mapping[str, Any]
-) -> Sequence[SiteSubject]:
+def _subjects_at(site: str, query: Tensor, extra_options: Mapping[str, Any]) -> Sequence[Any]:
     plan: NestedPlan | None = extra_options.get(PLAN)
     if plan is None:
         return ()

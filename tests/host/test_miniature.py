@@ -189,10 +189,11 @@ def test_training_moves_the_encoder_and_nothing_else(host):
     )
     context = torch.randn(4, 77, 128)
     norm = attention.NormControl("text", 2.0)
+    method = core("training.methods").NestedMethod(encoder, norm, 4.0)
 
     def loss() -> torch.Tensor:
         return training.loss(
-            encoder, shown, denoise, lambda rows: context, norm, 4.0, loop.step_generator(0, 0)
+            method, shown, denoise, lambda rows: context, loop.step_generator(0, 0)
         )
 
     optimiser = torch.optim.Adam(encoder.parameters(), 3e-3)
