@@ -41,6 +41,13 @@ def encode_all(code, images) -> torch.Tensor:
     return torch.cat([code.encode(pixels(images[i : i + 256])) for i in range(0, len(images), 256)])
 
 
+def error_weights(images, records) -> torch.Tensor:
+    """(n, h, w): subjects count three times as much as scenes, which are learned soon."""
+    mask = core("training.miniature.masks").subjects_mask
+    found = torch.stack([mask(i, r) for i, r in zip(images, records, strict=True)])
+    return torch.where(found, 1.0, 1 / 3).half()
+
+
 def build(vocabulary_size: int, seed: int):
     """A fresh base: the host's UNet and the text tower, initialised."""
     config, base = core("training.miniature.config"), core("training.miniature.base")
@@ -71,6 +78,7 @@ def run(arguments: argparse.Namespace) -> None:
         f"{len(images)} pictures, {len(vocabulary)} words, deviation {latents.std():.2f}, "
         f"linear code {10 * np.log10(4 / error):.1f} dB"
     )
+    weights = error_weights(images, records)
     del images
     folder = STATE / "base"
     folder.mkdir(parents=True, exist_ok=True)
@@ -81,7 +89,7 @@ def run(arguments: argparse.Namespace) -> None:
     empty = vocabulary.encode([""], tokenizer())[0]
     model = build(len(vocabulary), arguments.seed)
     log(f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters")
-    batches = base.Batches(latents, tokens, empty)
+    batches = base.Batches(latents, tokens, empty, weights)
     loop.train(
         model,
         lambda step, generator: batches.loss(model, generator),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nested_attn_core.training.miniature import identities, scenes
-from nested_attn_core.training.miniature.masks import subject_mask
+from nested_attn_core.training.miniature.masks import subject_mask, subjects_mask
 
 
 def drawn(domains, **options):
@@ -32,6 +32,7 @@ def test_two_subjects_have_disjoint_masks():
     left, right = (subject_mask(image, record, domain) for domain in ("kitten", "person"))
     assert left[:, :8].any() and not left[:, 8:].any()
     assert right[:, 8:].any() and not right[:, :8].any()
+    assert ((left | right) & ~subjects_mask(image, record)).sum() == 0
 
 
 def test_an_empty_scene_has_no_subject():

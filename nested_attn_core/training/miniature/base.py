@@ -44,11 +44,14 @@ class Base(nn.Module):
 
 @dataclass(frozen=True)
 class Batches:
-    """latents (n, C, h, w), tokens (n, 77) rows, empty (77,) rows of the empty caption."""
+    """latents (n, C, h, w), tokens (n, 77) rows, empty (77,) rows of the empty caption, weights
+    (n, h, w) of the error: what is harder than the rest may count for more, which moves no optimum.
+    """
 
     latents: Tensor
     tokens: Tensor
     empty: Tensor
+    weights: Tensor
     size: int = 32
 
     def loss(self, base: Base, generator: torch.Generator) -> Tensor:
@@ -62,4 +65,6 @@ class Batches:
         sigma = torch.randn(self.size, generator=generator).sigmoid()
         mix = sigma.view(-1, 1, 1, 1)
         noised = ((1 - mix) * latents + mix * noise).contiguous(memory_format=torch.channels_last)
-        return (base(noised, sigma, tokens) - (noise - latents)).square().mean()
+        error = (base(noised, sigma, tokens) - (noise - latents)).square().mean(1)
+        weights = self.weights[index].float()
+        return (error * weights).sum() / weights.sum()

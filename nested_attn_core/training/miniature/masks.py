@@ -22,18 +22,32 @@ def _scene(name: str, style: str, size: int) -> np.ndarray:
     return np.asarray(image).astype(np.int16)
 
 
-def subject_mask(image: np.ndarray, record: Mapping, domain: str, cells: int = 16) -> Tensor:
-    """bool (cells, cells): the cells that show the domain's subject, by a tenth at least.
+def _differs(image: np.ndarray, record: Mapping) -> np.ndarray:
+    scene = _scene(record["scene"], record["style"], image.shape[0])
+    return np.abs(image.astype(np.int16) - scene).max(-1) > DIFFERS
 
-    image (H, W, 3) uint8 with its record of the data set; of two subjects the left or the right
-    half of what differs from the scene is taken. Raises ValueError where the domain is absent."""
-    size = image.shape[0]
-    scene = _scene(record["scene"], record["style"], size)
-    differs = np.abs(image.astype(np.int16) - scene).max(-1) > DIFFERS
+
+def _cells(differs: np.ndarray, cells: int) -> Tensor:
+    share = F.adaptive_avg_pool2d(torch.from_numpy(differs.astype(np.float32))[None], cells)[0]
+    return share > 0.1
+
+
+def subjects_mask(image: np.ndarray, record: Mapping, cells: int = 16) -> Tensor:
+    """bool (cells, cells): the cells that show any subject, by a tenth at least.
+
+    image (H, W, 3) uint8 with its record of the data set."""
+    return _cells(_differs(image, record), cells)
+
+
+def subject_mask(image: np.ndarray, record: Mapping, domain: str, cells: int = 16) -> Tensor:
+    """bool (cells, cells): as `subjects_mask`, for the subject of one domain.
+
+    Of two subjects, the left or the right half of what differs from the scene is taken. Raises
+    ValueError where the domain is absent."""
+    differs = _differs(image, record)
     domains = [subject[0] for subject in record["subjects"]]
     side = domains.index(domain)
     if len(domains) == 2:
-        half = slice(size // 2, None) if side == 0 else slice(0, size // 2)
-        differs[:, half] = False
-    share = F.adaptive_avg_pool2d(torch.from_numpy(differs.astype(np.float32))[None], cells)[0]
-    return share > 0.1
+        middle = image.shape[1] // 2
+        differs[:, slice(middle, None) if side == 0 else slice(0, middle)] = False
+    return _cells(differs, cells)
