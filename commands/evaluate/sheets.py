@@ -1,0 +1,81 @@
+"""Contact sheets: rows of pictures with words beside and above them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+TILE, GAP, LINE = 128, 6, 18
+
+
+@dataclass(frozen=True)
+class Row:
+    """Pictures (H, W, 3) in 0..1 with a line of text above them."""
+
+    text: str
+    pictures: Sequence[Tensor]
+
+
+def tile(picture: Tensor, side: int = TILE) -> Image.Image:
+    image = Image.fromarray((picture.clamp(0, 1) * 255).round().byte().numpy())
+    return image if image.width == side else image.resize((side, side), Image.Resampling.LANCZOS)
+
+
+def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    try:
+        return ImageFont.load_default(size)
+    except TypeError:  # Pillow before 10.1 has one size only
+        return ImageFont.load_default()
+
+
+def sheet(rows: Sequence[Row], heads: Sequence[str] = (), side: int = TILE) -> Image.Image:
+    """One row under the other, `heads` above the columns."""
+    columns = max(len(row.pictures) for row in rows)
+    top = LINE + GAP if heads else 0
+    pitch = LINE + side + GAP
+    made = Image.new("RGB", (columns * (side + GAP) + GAP, top + pitch * len(rows) + GAP), "white")
+    pen = ImageDraw.Draw(made)
+    for column, head in enumerate(heads):
+        pen.text((GAP + column * (side + GAP), GAP), head, "#555555", font(12))
+    for number, row in enumerate(rows):
+        y = top + number * pitch
+        pen.text((GAP, y + 3), row.text, "black", font(12))
+        for column, picture in enumerate(row.pictures):
+            made.paste(tile(picture, side), (GAP + column * (side + GAP), y + LINE))
+    return made
+
+
+def grid(cells: Sequence[Row], columns: int, side: int = TILE) -> Image.Image:
+    """Cells of one or more pictures each, `columns` of them side by side, each with its text."""
+    width = max(len(cell.pictures) for cell in cells) * (side + 2) + GAP
+    pitch = 2 * LINE + side + GAP
+    lines = -(-len(cells) // columns)
+    made = Image.new("RGB", (columns * width + GAP, lines * pitch + GAP), "white")
+    pen = ImageDraw.Draw(made)
+    for number, cell in enumerate(cells):
+        x, y = GAP + number % columns * width, number // columns * pitch
+        for line, text in enumerate(wrapped(cell.text, width // 6)):
+            pen.text((x, y + 3 + line * (LINE - 3)), text, "black", font(11))
+        for column, picture in enumerate(cell.pictures):
+            made.paste(tile(picture, side), (x + column * (side + 2), y + 2 * LINE))
+    return made
+
+
+def wrapped(text: str, letters: int) -> list[str]:
+    """At most two lines of about `letters` letters, broken at a space."""
+    if len(text) <= letters:
+        return [text]
+    cut = text.rfind(" ", 0, letters)
+    cut = cut if cut > 0 else letters
+    rest = text[cut:].strip()
+    return [text[:cut], rest if len(rest) <= letters else rest[: letters - 1] + "…"]
+
+
+def save(image: Image.Image, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, optimize=True)
+    return path
