@@ -1,0 +1,1 @@
+"""The methods that nested attention is held against: same base, features, steps and size."""
