@@ -119,6 +119,11 @@ class DataSection(Section):
         description='Who is in a picture: the name of its "folder", the "field" identity of its '
         'record, or every "picture" a subject of its own.',
     )
+    caption: str = Field(
+        default="",
+        description="Caption of the pictures that have none, for example "
+        '"a photo of <subject>"; empty means that each needs its own.',
+    )
     size: int = Field(
         default=0,
         ge=0,
@@ -182,6 +187,16 @@ class DataSection(Section):
         description="Threads that read pictures ahead; 0 reads in the loop itself.",
     )
 
+    @model_validator(mode="after")
+    def _identity_can_be_known(self) -> DataSection:
+        if self.identity == "field" and self.source == "folder":
+            raise ValueError(
+                'data.identity is "field", and a folder of pictures has no fields; put each '
+                'subject into a folder of its own (identity = "folder") or list the pictures in a '
+                '.jsonl file (source = "jsonl")'
+            )
+        return self
+
 
 class ObjectiveSection(Section):
     """What is minimised. The prediction type and the noise schedule come from the base."""
@@ -196,6 +211,11 @@ class ObjectiveSection(Section):
     )
     sigma_scale: float = Field(
         default=1.0, gt=0, description='With "logit-normal": its standard deviation.'
+    )
+    min_snr: float = Field(
+        default=0.0,
+        ge=0,
+        description="Gamma of Min-SNR weighting, 5 is usual; 0 weighs all noise levels alike.",
     )
     drop_text: float = Field(
         default=0.05,
