@@ -221,13 +221,13 @@ class ObjectiveSection(Section):
         default=0.05,
         ge=0,
         le=1,
-        description="Share of examples with an empty caption (and no subject).",
+        description="Share of examples whose caption is the subject alone.",
     )
     drop_image: float = Field(
-        default=0.05,
+        default=0.0,
         ge=0,
         le=1,
-        description="Share of examples without the subject's nested tokens.",
+        description="Share of examples whose reference is blank (image features of 0).",
     )
     mask_weight: float = Field(
         default=0.0,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,8 +19,8 @@ from ..config import TrainingConfig
 from ..objective import sample_generator
 from .ahead import ReadAhead
 from .augment import Augmentation
-from .example import Source
-from .order import Choice, Order, Pairs
+from .example import PLACEHOLDER, Source
+from .order import Order, Pairs
 from .shapes import Fitting, fitted_mask, mask_cells, pixels
 from .store import FeatureStore, as_kept
 from .text import stack_text
@@ -32,6 +32,7 @@ KEY_OF: dict[Kind, str] = {"latents": "vae", "vision": "vision", "text": "text"}
 LARGEST_REFERENCE = 1024
 _PIXELS_AT_ONCE = 1 << 22
 _BLOCK_BYTES = 1 << 26
+_BARE = -1  # the row of the caption that names the subject and nothing else
 _AUGMENTATION = 1  # raise it where augmentation changes, so that what is kept is made again
 
 
@@ -42,6 +43,20 @@ class Request:
     kind: Kind
     row: int
     variant: int | None = None
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What one example needs; `seen` is False where its reference is dropped."""
+
+    latents: Request
+    vision: Request
+    text: Request
+    seen: bool
+
+    @property
+    def requests(self) -> tuple[Request, Request, Request]:
+        return (self.latents, self.vision, self.text)
 
 
 class TrainingData:
@@ -61,8 +76,10 @@ class TrainingData:
         self._augmentation = Augmentation(data.mask_background)
         self._seed = config.run.seed
         self._kept = frozenset(data.cache)
+        self._drops = (config.objective.drop_text, config.objective.drop_image)
         rows = [source[row] for row in range(len(source))]
-        self._captions = [row.caption for row in rows]
+        # The last is of no picture: what a caption is when the text is dropped.
+        self._captions = [*(row.caption for row in rows), PLACEHOLDER]
         self._keys = [row.key for row in rows]
         self._sizes = [self.fitting.target(row.size) for row in rows]
         self.identities = [row.identity for row in rows]
@@ -116,20 +133,17 @@ class TrainingData:
 
     def batch(self, numbers: Sequence[int]) -> Batch:
         """The examples of these numbers; all of one step, so that they are of one size."""
-        choices = [self.order.choice(number) for number in numbers]
-        found = self._features([r for choice in choices for r in _requests(choice)])
+        examples = [self._example(number) for number in numbers]
+        found = self._features([request for example in examples for request in example.requests])
         self._expect(numbers)
-        texts = [_text(found[Request("text", choice.target)]) for choice in choices]
-        latents = [found[Request("latents", choice.target)] for choice in choices]
-        context, pooled, positions = stack_text(texts)
-        width, height = self._sizes[choices[0].target]
+        latents = [found[example.latents] for example in examples]
+        context, pooled, positions = stack_text([_text(found[e.text]) for e in examples])
+        width, height = self._sizes[examples[0].latents.row]
         return Batch(
             latents=torch.stack([entry["latents"] for entry in latents]),
             context=context,
             positions=positions,
-            features=torch.stack(
-                [found[Request("vision", c.reference, c.variant)]["vision"] for c in choices]
-            ),
+            features=torch.stack([found[e.vision]["vision"] * e.seen for e in examples]),
             conditions=self.encoders.conditions(pooled, height, width),
             mask=_masks(latents),
         )
@@ -137,6 +151,20 @@ class TrainingData:
     def close(self) -> None:
         """Ends the threads that read ahead."""
         self._ahead.close()
+
+    def _example(self, number: int) -> _Wanted:
+        choice = self.order.choice(number)
+        drop_text, drop_image = self._drops
+        lot = 1.0
+        if drop_text or drop_image:
+            lots = sample_generator(self._seed, number, "drop")
+            lot = float(torch.rand((), generator=lots))
+        return _Wanted(
+            latents=Request("latents", choice.target),
+            vision=Request("vision", choice.reference, choice.variant),
+            text=Request("text", _BARE if lot < drop_text else choice.target),
+            seen=not drop_text <= lot < drop_text + drop_image,
+        )
 
     def _hold_out(self, share: float) -> frozenset[str]:
         """The same subjects whatever else the data set holds, as far as the share allows."""
@@ -151,6 +179,8 @@ class TrainingData:
         """Everything of a kind that a batch may ask for."""
         if kind != "vision":
             yield from (Request(kind, row) for row in self.targets)
+            if kind == "text" and self._drops[0]:
+                yield Request(kind, _BARE)
             return
         pairs = self.pairs
         for who in dict.fromkeys(self.identities[row] for row in self.targets):
@@ -207,17 +237,19 @@ class TrainingData:
         if portion:
             yield portion
 
-    def _groups(self, requests: Sequence[Request]) -> Iterator[list[Request]]:
+    def _groups(self, requests: Sequence[Request]) -> Iterator[Sequence[Request]]:
         """As many as fit into memory at once."""
-        for kind, same in itertools.groupby(requests, lambda request: request.kind):
-            edge = LARGEST_REFERENCE if kind == "vision" else self.fitting.size
-            largest = max(
-                (min(edge**2, _area(self.source[r.row].size)) for r in requests), default=1
-            )
-            at_once = 64 if kind == "text" else max(1, min(64, _PIXELS_AT_ONCE // largest))
-            listed = list(same)
-            for first in range(0, len(listed), at_once):
-                yield listed[first : first + at_once]
+        if not requests:
+            return
+        area = 1
+        if requests[0].kind == "latents":
+            area = self.fitting.size**2
+        elif requests[0].kind == "vision":
+            areas = (math.prod(self.source[request.row].size) for request in requests)
+            area = min(LARGEST_REFERENCE**2, max(areas))
+        at_once = max(1, min(64, _PIXELS_AT_ONCE // area))
+        for first in range(0, len(requests), at_once):
+            yield requests[first : first + at_once]
 
     def _encoded(self, group: Sequence[Request]) -> list[dict[str, Tensor]]:
         if group[0].kind == "text":
@@ -267,27 +299,15 @@ class TrainingData:
         self._last = numbers[0]
         if stride <= 0 or {"latents", "vision"} <= self._kept:
             return
-        coming = [self.order.choice(number + stride) for number in numbers]
+        coming = [self._example(number + stride) for number in numbers]
         self._ahead.expect(
             {
                 request: lambda request=request: self._picture(request)
-                for choice in coming
-                for request in _requests(choice)
+                for example in coming
+                for request in example.requests
                 if request.kind != "text" and request.kind not in self._kept
             }
         )
-
-
-def _requests(choice: Choice) -> tuple[Request, Request, Request]:
-    return (
-        Request("latents", choice.target),
-        Request("vision", choice.reference, choice.variant),
-        Request("text", choice.target),
-    )
-
-
-def _area(size: tuple[int, int]) -> int:
-    return size[0] * size[1]
 
 
 def _entry(text: Text) -> dict[str, Tensor]:

@@ -11,11 +11,11 @@ from typing import NamedTuple, Protocol
 from PIL import Image
 
 from .example import DataError
-from .pictures import decode, decode_mask, seen_size
+from .pictures import check_mask, decode, decode_mask
 
 
 class Facts(NamedTuple):
-    """What one look at an item tells: key and size as in Example."""
+    """What one full look at an item tells: key and size as in Example."""
 
     key: str
     size: tuple[int, int]
@@ -73,12 +73,16 @@ class Stored:
         return self.read_mask is not None
 
     def facts(self) -> Facts:
+        """Reads all of it, so that nothing is found broken in the middle of a training."""
         content = self.read()
+        size = decode(content, self.origin).size
         digest = hashlib.sha256(content)
         if self.read_mask is not None:
+            content = self.read_mask()
+            check_mask(decode_mask(content, f"the mask of {self.origin}"), size)
             digest.update(b"mask")
-            digest.update(self.read_mask())
-        return Facts(digest.hexdigest(), seen_size(content, self.origin))
+            digest.update(content)
+        return Facts(digest.hexdigest(), size)
 
     def image(self) -> Image.Image:
         return decode(self.read(), self.origin)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,8 +13,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from .example import DataError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-_ROTATED = 0x0112  # the EXIF tag of the orientation
-_QUARTER_TURNS = (5, 6, 7, 8)
+_SHAPES_DIFFER = 0.02  # in the logarithm of width to height
 
 
 def decode(content: bytes, origin: str) -> Image.Image:
@@ -39,12 +39,17 @@ def decode_mask(content: bytes, origin: str) -> Image.Image:
         return _eight_bits(seen).convert("L")
 
 
-def seen_size(content: bytes, origin: str) -> tuple[int, int]:
-    """(width, height) after EXIF rotation; reads no pixels."""
-    with _readable(origin), Image.open(io.BytesIO(content)) as picture:
-        width, height = picture.size
-        turned = picture.getexif().get(_ROTATED) in _QUARTER_TURNS
-        return (height, width) if turned else (width, height)
+def check_mask(mask: Image.Image, size: tuple[int, int]) -> None:
+    """Raises DataError, as the end of a sentence, for a mask that does not mark a part of a picture
+    of this size."""
+    if mask.getbbox() is None:
+        raise DataError("the mask is empty; mark the subject in white, or remove the mask")
+    shapes = [math.log(width / height) for width, height in (mask.size, size)]
+    if abs(shapes[0] - shapes[1]) > _SHAPES_DIFFER:
+        raise DataError(
+            f"the mask has {mask.width} x {mask.height} pixels and the picture {size[0]} x "
+            f"{size[1]}; give both one shape"
+        )
 
 
 def _eight_bits(picture: Image.Image) -> Image.Image:

@@ -65,7 +65,7 @@ def index_of(data: DataSection) -> ContentIndex:
 def refusal(item: Item, facts: Facts | DataError, config: TrainingConfig) -> str | None:
     """Why an item cannot be trained on, as the end of a sentence; None where it can."""
     if isinstance(facts, DataError):
-        return str(facts).rstrip(".")
+        return str(facts).removeprefix(f"{item.origin} ").rstrip(".")
     if min(facts.size) < config.data.smallest:
         width, height = facts.size
         return (
