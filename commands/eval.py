@@ -1,11 +1,13 @@
-"""Measures the miniature: its base by itself (--base), and what methods do with held-out subjects.
+"""Measures the miniature: what methods do with held-out subjects, or its base by itself (--base).
 
-Everything is seeded: the same command prints the same figures.
+Everything is seeded: the same command prints the same figures on one machine. Without --full only
+nested attention is measured, from the shipped weights, in a few minutes.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib
 import json
 from pathlib import Path
@@ -16,7 +18,7 @@ import pack
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="dev.py eval", description=__doc__)
     made.add_argument("--json", type=Path, help="write the figures there, too")
-    made.add_argument("--out", type=Path, help="folder for contact sheets")
+    made.add_argument("--out", type=Path, help="folder for sheets and plots")
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--steps", type=int, default=10, help="sampling steps")
     made.add_argument("--cfg", type=float, default=3.0, help="guidance")
@@ -24,8 +26,25 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--checkpoint", type=Path, help="another miniature.safetensors, or a base's state.pt"
     )
+    made.add_argument("--domains", nargs="+", help="only these domains")
     modes = made.add_mutually_exclusive_group()
+    modes.add_argument(
+        "--quick", action="store_true", help="the default: nested attention, 40 pictures a domain"
+    )
+    modes.add_argument(
+        "--full",
+        action="store_true",
+        help="every trained method, 200 pictures a "
+        "domain and strength; goes on where it was stopped",
+    )
     modes.add_argument("--base", action="store_true", help="judge the base by itself")
+    modes.add_argument("--plots", type=Path, metavar="F", help="plots of a report F, into --out")
+    size = made.add_argument_group("other sizes than those of --quick or --full")
+    size.add_argument("--pictures", type=int, help="pictures a domain and strength")
+    size.add_argument("--gallery", type=int, help="held-out subjects to be told apart")
+    size.add_argument("--subjects", type=int, help="how many of them are drawn")
+    size.add_argument("--strengths", type=float, nargs="+")
+    size.add_argument("--methods", nargs="+", help="with --full: these, and nested attention")
     base = made.add_argument_group("with --base")
     base.add_argument("--count", type=int, default=60, help="prompts a domain, and of pairs")
     base.add_argument("--plain-only", action="store_true", help="no captions that name identity")
@@ -33,9 +52,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def start() -> None:
-    """The host's code, with the fastest attention on a CPU."""
+    """The host's code, with the fastest attention on a CPU and without its progress bars."""
     pack.start_host()
     importlib.import_module("comfy.cli_args").args.use_pytorch_cross_attention = True
+    importlib.import_module("comfy.utils").set_progress_bar_enabled(False)
     import torch
 
     from stages.common import threads
@@ -43,26 +63,72 @@ def start() -> None:
     torch.set_num_threads(threads())
 
 
-def base(arguments: argparse.Namespace) -> dict:
-    from evaluate import base as judge
-    from evaluate.painter import Sampling, open_painter
+def open_all(arguments: argparse.Namespace):
+    """The painter and the reader."""
     from evaluate.reading import open_reader
+    from evaluate.studios import open_painter
+    from methods.sampling import Settings
 
-    return judge.run(
-        open_painter(arguments.checkpoint),
-        open_reader(arguments.ruler),
-        arguments.count,
-        arguments.seed,
-        Sampling(arguments.steps, arguments.cfg),
-        arguments.out,
-        told=not arguments.plain_only,
+    how = Settings(arguments.steps, arguments.cfg)
+    return open_painter(arguments.checkpoint, how), open_reader(arguments.ruler)
+
+
+def judge_base(arguments: argparse.Namespace) -> dict:
+    from evaluate import base
+
+    painter, reader = open_all(arguments)
+    told = not arguments.plain_only
+    return base.run(painter, reader, arguments.count, arguments.seed, arguments.out, told)
+
+
+def plan_of(arguments: argparse.Namespace):
+    from evaluate import domains
+
+    plan = domains.Plan() if arguments.full else domains.QUICK
+    named = ("pictures", "gallery", "subjects")
+    sizes = {name: value for name in named if (value := getattr(arguments, name)) is not None}
+    size = dataclasses.replace(plan.size, **sizes)
+    size = dataclasses.replace(
+        size,
+        subjects=min(size.subjects, size.gallery),
+        prompts=min(size.prompts, size.pictures),
     )
+    return dataclasses.replace(
+        plan,
+        size=size,
+        seed=arguments.seed,
+        strengths=tuple(arguments.strengths or plan.strengths),
+    )
+
+
+def judge_methods(arguments: argparse.Namespace) -> dict:
+    from evaluate import artists, domains, printing, units
+    from stages.common import MODELS, core
+
+    painter, reader = open_all(arguments)
+    print_of = core("fingerprint").file_fingerprint
+    desk = units.Desk(
+        painter,
+        reader,
+        pack.ROOT / ".local" / "eval",
+        print_of(arguments.checkpoint or MODELS / "miniature.safetensors"),
+        print_of(arguments.ruler or MODELS / "ruler.safetensors"),
+    )
+    names = arguments.domains or core("training.miniature.identities").DOMAINS
+    chosen = artists.trained(arguments.methods) if arguments.full else artists.nested_only
+    report = domains.run(painter, desk, reader, chosen, names, plan_of(arguments), arguments.out)
+    printing.show(report)
+    return {"mode": "full" if arguments.full else "quick", **report}
 
 
 def main() -> int:
     arguments = parser().parse_args()
+    if arguments.plots:
+        from evaluate import plots
+
+        return plots.main(arguments.plots, arguments.out)
     start()
-    report = base(arguments)
+    report = judge_base(arguments) if arguments.base else judge_methods(arguments)
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

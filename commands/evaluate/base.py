@@ -13,9 +13,9 @@ from torch import Tensor
 
 from stages.common import core, log
 
-from .painter import Painter, Sampling
 from .reading import Reader, stack
 from .sheets import Row, grid, save
+from .studios import Painter
 
 GALLERY = 100
 
@@ -57,10 +57,10 @@ class Read:
     labels: dict[str, Tensor]
 
 
-def read(painter: Painter, reader: Reader, group: Group, seed: int, how: Sampling) -> Read:
+def read(painter: Painter, reader: Reader, group: Group, seed: int) -> Read:
     real = stack([case.picture for case in group.cases])
     seeds = [seed * 1000 + row for row in range(len(real))]
-    drawn = painter.draw(group.captions, seeds, how)
+    drawn = painter.plain(group.captions, seeds)
     pictures = {"real": real, "coded": painter.coded(real), "base": drawn}
     labels = core("training.miniature.attributes").labels([case.record for case in group.cases])
     answers = {source: reader.answers(images) for source, images in pictures.items()}
@@ -209,7 +209,6 @@ def run(
     reader: Reader,
     count: int,
     seed: int,
-    how: Sampling,
     out: Path | None,
     told: bool = True,
 ) -> dict:
@@ -217,7 +216,7 @@ def run(
     started, reports = time.monotonic(), {}
     for group in groups(count, seed, told):
         log(f"{group.name}: {len(group.cases)} pictures")
-        found = read(painter, reader, group, seed, how)
+        found = read(painter, reader, group, seed)
         reports[group.name] = figures_of(found, reader)
         print_group(group.name, reports[group.name])
         if out:
@@ -226,8 +225,8 @@ def run(
     pairs = reports["pairs"]["company"]
     result = {
         "seed": seed,
-        "steps": how.steps,
-        "cfg": how.cfg,
+        "steps": painter.how.steps,
+        "cfg": painter.how.cfg,
         **painter.about,
         "prompt": total(plain),
         "two_subjects": {"who": pairs["who"], "left": pairs["left"]},

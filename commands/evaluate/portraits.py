@@ -1,0 +1,88 @@
+"""Sheets of one domain: subjects in several prompts, and all methods side by side."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from stages.common import core
+
+from .artists import NAME, Artist
+from .exam import Exam
+from .sheets import TILE, Row, save, sheet
+from .studios import Painter
+from .units import Desk
+
+if TYPE_CHECKING:
+    from .domains import Found
+
+SUBJECTS = 6
+# Scene, style, place of the columns.
+PLACES = (
+    ("beach", "", ""),
+    ("forest", "", ""),
+    ("starry sky", "", "on the left"),
+    ("city", "pixel art", ""),
+    ("mountain", "pencil sketch", ""),
+)
+
+
+def prompts(domain: str, noun: str, seed: int) -> list[str]:
+    """One caption a column, the looks drawn by lot."""
+    drawing, scenes = core("training.miniature.drawing"), core("training.miniature.scenes")
+    rng = random.Random(f"portraits {domain} {seed}")
+    return [
+        scenes.caption([scenes.phrase(noun, drawing.words_of(domain, rng))], *where)
+        for where in PLACES
+    ]
+
+
+def write(out: Path, painter: Painter, desk: Desk, found: Found, artists: Sequence[Artist]) -> None:
+    exam = found.exam
+    save(subjects_sheet(painter, exam, artists[0]), out / f"{exam.domain}.png")
+    if len(artists) > 1:
+        save(methods_sheet(desk, found), out / f"{exam.domain}-methods.png")
+
+
+def subjects_sheet(painter: Painter, exam: Exam, artist: Artist) -> Image.Image:
+    """Reference and the subject in every prompt; below, the base with the same seeds."""
+    named = prompts(exam.domain, f"<{NAME}>", exam.seed)
+    plain = prompts(exam.domain, exam.domain, exam.seed)
+    seeds = [900_000 + exam.seed * 1000 + column for column in range(len(named))]
+    count = min(SUBJECTS, len(exam.pictures))
+    features = exam.features[:count].repeat_interleave(len(named), 0)
+    drawn = artist.draw(painter, features, named * count, seeds * count, 1.0)
+    rows = [
+        Row("", (exam.pictures[row], *part)) for row, part in enumerate(drawn.split(len(named)))
+    ]
+    base = painter.plain(plain, seeds)
+    blank = torch.ones_like(exam.pictures[0])
+    rows.append(Row("the base with the class word, same seeds", (blank, *base)))
+    heads = ["reference", *(", ".join(part for part in where if part) for where in PLACES)]
+    return sheet(rows, heads)
+
+
+def methods_sheet(desk: Desk, found: Found) -> Image.Image:
+    """Columns are pictures of the exam: the reference, every method at its trained strength, and
+    the base with the same seed."""
+    exam, rows = found.exam, []
+    rows.append(Row("reference", list(exam.pictures[exam.who[:12]])))
+    for name, answers in found.answers.items():
+        strength = 1.0 if 1.0 in answers else max(answers)
+        rows.append(Row(f"{name} at {strength:g}", _tiles(answers[strength].unit.strip)))
+    rows.append(Row("base with the class word", _tiles(desk.plain(exam).strip)))
+    return sheet(rows)
+
+
+def _tiles(path: Path) -> list[Tensor]:
+    """The pictures of a unit's strip."""
+    with Image.open(path) as strip:
+        pixels = torch.from_numpy(np.asarray(strip.convert("RGB")).copy()).float() / 255
+    return list(pixels.split(TILE, 1))

@@ -1,0 +1,62 @@
+"""The report as a table to read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.0f} %"
+
+
+def span(value: float, ends: Sequence[float], scale: float = 1, unit: str = "") -> str:
+    """A value with its interval."""
+    digits = 2 if scale == 1 else 0
+    low, high = (f"{scale * end:.{digits}f}" for end in ends)
+    return f"{scale * value:.{digits}f} ({low} to {high}){unit}"
+
+
+def domain_lines(report: dict) -> list[str]:
+    lines = []
+    for name, found in report["domains"].items():
+        identity = span(found["identity"], found["identity_ci"])
+        retrieval = span(found["retrieval_at_1"], found["retrieval_at_1_ci"], 100, " %")
+        prompt = span(found["prompt_relative"], found["prompt_relative_ci"], 100, " %")
+        lines += [
+            f"{name} at strength {found['strength']:g}",
+            f"  identity          {identity}, real pictures of the same captions "
+            f"{found['identity_real']:.2f}, class word alone {found['identity_without']:.2f}",
+            f"  retrieval of {found['gallery']:<4} {retrieval}, real "
+            f"{percent(found['retrieval_at_1_real'])}, class word alone "
+            f"{percent(found['retrieval_at_1_without'])}",
+            f"  prompt            {percent(found['prompt'])}, base "
+            f"{percent(found['prompt_base'])}, real {percent(found['prompt_real'])}; "
+            f"relative {prompt}",
+            f"  diversity         {found['diversity_relative']:.2f} of the base's",
+            f"  without a subject changed by {found['prior_change']:g}; "
+            f"nodes against batches {found['nodes_difference']:.1e}",
+        ]
+    return lines
+
+
+def method_lines(report: dict) -> list[str]:
+    lines = [f"methods, over {', '.join(report['methods_domains'])}"]
+    for name, curve in report["methods"].items():
+        for point in curve:
+            lines.append(
+                f"  {name:<18}{point['strength']:5g}  identity "
+                f"{span(point['identity'], point['identity_ci'])}  retrieval "
+                f"{percent(point['retrieval_at_1'])}  prompt "
+                f"{span(point['prompt_relative'], point['prompt_relative_ci'], 100, ' %')}"
+            )
+    for name, sides in report["frontier"].items():
+        lines.append(
+            f"  {name}: beyond nested at {sides['beyond_nested'] or 'none'}, nested beyond it at "
+            f"{sides['nested_beyond'] or 'none'}"
+        )
+    return lines
+
+
+def show(report: dict) -> None:
+    print("\n".join([*domain_lines(report), *method_lines(report)]))
+    print(f"{report['seconds']:.0f} s")
