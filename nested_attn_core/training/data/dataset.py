@@ -19,7 +19,7 @@ from ..config import TrainingConfig
 from ..objective import sample_generator
 from .ahead import ReadAhead
 from .augment import Augmentation
-from .example import PLACEHOLDER, Source
+from .example import Source
 from .order import Order, Pairs
 from .shapes import Fitting, fitted_mask, mask_cells, pixels
 from .store import FeatureStore, as_kept
@@ -32,7 +32,6 @@ KEY_OF: dict[Kind, str] = {"latents": "vae", "vision": "vision", "text": "text"}
 LARGEST_REFERENCE = 1024
 _PIXELS_AT_ONCE = 1 << 22
 _BLOCK_BYTES = 1 << 26
-_BARE = -1  # the row of the caption that names the subject and nothing else
 _AUGMENTATION = 1  # raise it where augmentation changes, so that what is kept is made again
 
 
@@ -47,12 +46,11 @@ class Request:
 
 @dataclass(frozen=True)
 class _Wanted:
-    """What one example needs; `seen` is False where its reference is dropped."""
+    """What one example needs."""
 
     latents: Request
     vision: Request
     text: Request
-    seen: bool
 
     @property
     def requests(self) -> tuple[Request, Request, Request]:
@@ -76,10 +74,8 @@ class TrainingData:
         self._augmentation = Augmentation(data.mask_background)
         self._seed = config.run.seed
         self._kept = frozenset(data.cache)
-        self._drops = (config.objective.drop_text, config.objective.drop_image)
         rows = [source[row] for row in range(len(source))]
-        # The last is of no picture: what a caption is when the text is dropped.
-        self._captions = [*(row.caption for row in rows), PLACEHOLDER]
+        self._captions = [row.caption for row in rows]
         self._keys = [row.key for row in rows]
         self._sizes = [self.fitting.target(row.size) for row in rows]
         self.identities = [row.identity for row in rows]
@@ -143,7 +139,7 @@ class TrainingData:
             latents=torch.stack([entry["latents"] for entry in latents]),
             context=context,
             positions=positions,
-            features=torch.stack([found[e.vision]["vision"] * e.seen for e in examples]),
+            features=torch.stack([found[e.vision]["vision"] for e in examples]),
             conditions=self.encoders.conditions(pooled, height, width),
             mask=_masks(latents),
         )
@@ -154,16 +150,10 @@ class TrainingData:
 
     def _example(self, number: int) -> _Wanted:
         choice = self.order.choice(number)
-        drop_text, drop_image = self._drops
-        lot = 1.0
-        if drop_text or drop_image:
-            lots = sample_generator(self._seed, number, "drop")
-            lot = float(torch.rand((), generator=lots))
         return _Wanted(
             latents=Request("latents", choice.target),
             vision=Request("vision", choice.reference, choice.variant),
-            text=Request("text", _BARE if lot < drop_text else choice.target),
-            seen=not drop_text <= lot < drop_text + drop_image,
+            text=Request("text", choice.target),
         )
 
     def _hold_out(self, share: float) -> frozenset[str]:
@@ -179,8 +169,6 @@ class TrainingData:
         """Everything of a kind that a batch may ask for."""
         if kind != "vision":
             yield from (Request(kind, row) for row in self.targets)
-            if kind == "text" and self._drops[0]:
-                yield Request(kind, _BARE)
             return
         pairs = self.pairs
         for who in dict.fromkeys(self.identities[row] for row in self.targets):
