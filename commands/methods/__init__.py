@@ -1,0 +1,1 @@
+"""Trained methods at work on the miniature: prompts, batches of pictures, loading."""
