@@ -3,6 +3,7 @@ documentation prints (docs/training.md)."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -388,7 +389,7 @@ class TrainingConfig(Section):
         """The same with every path absolute; relative ones count from the folder `beside`."""
 
         def place(text: str) -> str:
-            return str(beside / Path(text).expanduser())
+            return os.path.normpath(beside / Path(text).expanduser())
 
         def file(text: str) -> str:
             """A name in the host's folders stays a name."""

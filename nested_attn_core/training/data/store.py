@@ -14,7 +14,7 @@ import threading
 import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -46,7 +46,7 @@ class FeatureStore:
         digest = hashlib.sha256(fingerprint.encode()).hexdigest()[:16]
         self.folder = folder / f"{kind}-{digest}"
         self._places: dict[str, _Place] = {}
-        self._open: dict[Path, Any] = {}
+        self._open: dict[Path, dict[str, Tensor]] = {}
         self._lock = threading.Lock()
         self.refresh()
 
@@ -81,14 +81,7 @@ class FeatureStore:
         if place is None:
             return None
         try:
-            with self._lock:
-                if place.block not in self._open:
-                    self._open[place.block] = safe_open(str(place.block), "pt")
-                file = self._open[place.block]
-                entry = {
-                    name: file.get_slice(name)[place.row]
-                    for name in file.keys()  # noqa: SIM118 (not a dict)
-                }
+            entry = {name: tensor[place.row] for name, tensor in self._block(place.block).items()}
             if _checksum(entry) != place.checksum:
                 raise ValueError("the checksum does not fit")
         except (OSError, ValueError, SafetensorError) as error:
@@ -98,6 +91,15 @@ class FeatureStore:
             self._places.pop(key, None)
             return None
         return _widened(entry)
+
+    def _block(self, path: Path) -> dict[str, Tensor]:
+        """The tensors of a block; they lie in mapped memory, so that nothing is read yet."""
+        with self._lock:
+            if path not in self._open:
+                with safe_open(str(path), "pt") as file:
+                    names = file.keys()
+                    self._open[path] = {name: file.get_tensor(name) for name in names}
+            return self._open[path]
 
     def _write_block(self, group: Mapping[str, dict[str, Tensor]]) -> None:
         keys = list(group)

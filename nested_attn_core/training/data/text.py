@@ -18,7 +18,7 @@ def stack_text(rows: Sequence[Text]) -> tuple[Tensor, Tensor | None, Tensor]:
     the subject's tokens are then in every copy.
     """
     length = math.lcm(*(len(row.context) for row in rows))
-    context = torch.stack([row.context.repeat(length // len(row.context), 1) for row in rows])
+    context = torch.stack([_repeated(row.context, length) for row in rows])
     found = [
         [place for position in row.positions for place in range(position, length, len(row.context))]
         for row in rows
@@ -27,3 +27,7 @@ def stack_text(rows: Sequence[Text]) -> tuple[Tensor, Tensor | None, Tensor]:
     positions = torch.tensor([[*row, *[-1] * (width - len(row))] for row in found])
     pooled = [row.pooled for row in rows if row.pooled is not None]
     return context, torch.stack(pooled) if len(pooled) == len(rows) else None, positions
+
+
+def _repeated(context: Tensor, length: int) -> Tensor:
+    return context if len(context) == length else context.repeat(length // len(context), 1)
