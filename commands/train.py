@@ -1,4 +1,7 @@
-"""Trains the shipped miniature, stage by stage; every stage resumes where it was stopped."""
+"""Trains a nested encoder from a settings file (.toml), or the shipped miniature, stage by stage.
+
+Everything resumes where it was stopped.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,10 @@ import argparse
 import importlib
 import os
 import sys
+from pathlib import Path
 
+# So that it also runs as a module: python -m commands.train
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 # Large batches are allocated and freed every step; keep their pages instead of giving them back.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -24,6 +30,10 @@ STAGES = {
 
 
 def main() -> int:
+    if any(word.endswith(".toml") for word in sys.argv[1:]):
+        from train_config import main as train_from_file
+
+        return train_from_file(sys.argv[1:])
     parser = argparse.ArgumentParser(prog="dev.py train", description=__doc__)
     commands = parser.add_subparsers(dest="stage", required=True, metavar="STAGE")
     chosen = sys.argv[1] if len(sys.argv) > 1 else ""

@@ -33,13 +33,52 @@ class PatchedDenoiser:
         sigma: Tensor,
         context: Tensor,
         items: Mapping[str, Sequence[Any]],
+        **conditions: Tensor,
     ) -> Tensor:
-        """As nested_attn_core.training.encoder.Denoiser."""
+        """As nested_attn_core.training.encoder.Denoiser; conditions go to the model by name."""
         options: dict[str, Any] = {
             "patches_replace": {"attn2": dict(self._patches)},
             PLAN: NestedPlan(len(noised), items),
         }
         noised = noised.contiguous(memory_format=torch.channels_last)
         return self.diffusion_model(
-            noised, sigma * self.multiplier, context=context, transformer_options=options
+            noised,
+            sigma * self.multiplier,
+            context=context,
+            transformer_options=options,
+            **conditions,
         )
+
+
+class FrozenDenoiser:
+    """A host MODEL with our patch on every site: what it predicts, in its own terms.
+
+    schedule   the host's description of noise levels and of the prediction type
+    """
+
+    def __init__(self, model: Any, attend: Callable[..., Tensor] = nested_attention):
+        base = model.model
+        self.schedule = base.model_sampling
+        self.dtype: torch.dtype = base.manual_cast_dtype or base.get_dtype()
+        self._base = base
+        self._patched = PatchedDenoiser(base.diffusion_model, 1.0, attend)
+        self.sites = self._patched.sites
+
+    def compile(self) -> None:
+        """Lets torch compile the model, at its first call."""
+        compiled: Any = torch.compile(self._patched.diffusion_model)
+        self._patched.diffusion_model = compiled
+
+    def __call__(
+        self,
+        noised: Tensor,
+        sigma: Tensor,
+        context: Tensor,
+        items: Mapping[str, Sequence[Any]],
+        conditions: Mapping[str, Tensor],
+    ) -> Tensor:
+        """The model's output, fp32, for noised latents (B, C, h, w) at sigma (B,)."""
+        scaled = self.schedule.calculate_input(sigma, noised).to(self.dtype)
+        moment = self._base.process_timestep(self.schedule.timestep(sigma).float(), x=scaled)
+        cast = {name: value.to(self.dtype) for name, value in conditions.items()}
+        return self._patched(scaled, moment, context.to(self.dtype), items, **cast).float()

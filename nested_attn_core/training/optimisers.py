@@ -1,0 +1,58 @@
+"""The optimiser and its rate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import NestedAttentionError
+
+
+@dataclass(frozen=True)
+class OptimiserSettings:
+    """AdamW; the rate rises over `warmup` steps, holds, and falls over the last `decay_share`."""
+
+    name: str = "adamw"
+    rate: float = 1e-4
+    warmup: int = 100
+    decay_share: float = 0.5
+    weight_decay: float = 0.01
+    beta1: float = 0.9
+    beta2: float = 0.99
+    clip: float = 1.0
+
+    def rate_at(self, step: int, steps: int) -> float:
+        """The rate of step 0 to steps - 1."""
+        rise = min(1.0, (step + 1) / max(1, self.warmup))
+        fall = min(1.0, (steps - step) / max(1.0, steps * self.decay_share))
+        return self.rate * rise * max(0.02, fall)
+
+
+def make_optimiser(
+    parameters: Sequence[nn.Parameter], settings: OptimiserSettings
+) -> torch.optim.Optimizer:
+    """Raises NestedAttentionError for an unknown name, and where bitsandbytes is wanted and is
+    not installed."""
+    options: dict[str, Any] = {
+        "lr": settings.rate,
+        "betas": (settings.beta1, settings.beta2),
+        "weight_decay": settings.weight_decay,
+    }
+    if settings.name == "adamw":
+        return torch.optim.AdamW(parameters, **options)
+    if settings.name != "adamw8bit":
+        raise NestedAttentionError(
+            f'The optimiser "{settings.name}" is unknown; use adamw or adamw8bit.'
+        )
+    try:
+        import bitsandbytes  # type: ignore[import-not-found]
+    except ImportError as error:
+        raise NestedAttentionError(
+            "optimiser.name adamw8bit needs the package bitsandbytes, which is not installed; "
+            "install it (pip install bitsandbytes), or use adamw."
+        ) from error
+    return bitsandbytes.optim.AdamW8bit(parameters, **options)

@@ -1,0 +1,179 @@
+"""A training as its settings describe it: the host's frozen models, and what is to be trained."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import comfy.model_management
+import torch
+from torch import Tensor
+
+from ...nested_attn_core.attention import NormControl
+from ...nested_attn_core.checkpoint import EncoderInfo, load_encoder, save_encoder
+from ...nested_attn_core.encoder import EncoderConfig, NestedEncoder
+from ...nested_attn_core.errors import NestedAttentionError
+from ...nested_attn_core.training.config import TrainingConfig
+from ...nested_attn_core.training.methods import NestedMethod
+from ...nested_attn_core.training.objective import Noising
+from ...nested_attn_core.training.optimisers import OptimiserSettings
+from ...nested_attn_core.training.step import TrainingStep
+from ...nested_attn_core.training.trainer import RunSettings
+from .checkpointing import checkpoint_blocks
+from .frozen import FrozenModels, load_frozen
+from .sites import site_projections
+from .training import FrozenDenoiser
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True, eq=False)
+class Learning:
+    """What a training needs of the host; `latents` replaces the VAE where it is given."""
+
+    config: TrainingConfig
+    frozen: FrozenModels
+
+    @classmethod
+    def load(
+        cls,
+        config: TrainingConfig,
+        latents: tuple[str, Callable[[Tensor], Tensor]] | None = None,
+    ) -> Learning:
+        """Loads the frozen models; raises NestedAttentionError where one cannot be had.
+
+        latents   a fingerprint and a function that take the place of the VAE's encoder
+        """
+        frozen = load_frozen(
+            config.base.checkpoint,
+            config.backbone.clip_vision,
+            config.class_word,
+            DTYPES[config.run.precision],
+            latents,
+        )
+        return cls(config, frozen)
+
+    @cached_property
+    def denoiser(self) -> FrozenDenoiser:
+        """The base, on its device, with the patch of the nodes on every site."""
+        model = self.frozen.model
+        comfy.model_management.load_models_gpu([model], force_full_load=True)
+        denoiser = FrozenDenoiser(model)
+        if self.config.run.checkpointing:
+            checkpoint_blocks(model.model.diffusion_model)
+        if self.config.run.compile:
+            denoiser.compile()
+        return denoiser
+
+    def encoder(self, feature_dim: int) -> NestedEncoder:
+        """The encoder as it starts, fp32, for features of that width."""
+        wanted = self.config.encoder
+        projections = site_projections(self.frozen.model.model.diffusion_model)
+        sizes = EncoderConfig(
+            feature_dim=feature_dim,
+            tokens=wanted.tokens,
+            token_dim=next(iter(projections.values()))[0].shape[1],
+            width=wanted.width,
+            depth=wanted.depth,
+            heads=wanted.heads,
+            head_dim=wanted.width // wanted.heads,
+            ff_mult=wanted.ff_mult,
+            sites=self.denoiser.sites,
+        )
+        if wanted.resume_from:
+            return _begun(Path(wanted.resume_from), sizes)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.config.run.seed)
+            encoder = NestedEncoder(sizes)
+        if wanted.initialise == "text":
+            encoder.projections.init_from(projections)
+        return encoder
+
+    def step(self, feature_dim: int) -> TrainingStep:
+        """What trains, with the base around it."""
+        method, objective = self.config.method, self.config.objective
+        if method.name != "nested":
+            raise NestedAttentionError(
+                f'method.name is "{method.name}", which has no encoder\'s file; set it to nested.'
+            )
+        return TrainingStep(
+            NestedMethod(self.encoder(feature_dim), self.norm, method.token_weight),
+            self.denoiser,
+            Noising(
+                objective.sigma, objective.sigma_shift, objective.sigma_scale, objective.min_snr
+            ),
+            objective.mask_weight,
+        )
+
+    @property
+    def norm(self) -> NormControl:
+        method = self.config.method
+        return NormControl(method.norm, method.norm_factor)
+
+    @property
+    def run_settings(self) -> RunSettings:
+        run = self.config.run
+        return RunSettings(
+            steps=run.steps,
+            batch=run.batch,
+            accumulate=run.accumulate,
+            ema=run.ema,
+            seed=run.seed,
+            save_every=run.save_every,
+            keep=run.keep,
+            sample_every=run.sample_every,
+            threads=self.config.data.threads,
+            folder=Path(run.folder, "states"),
+        )
+
+    @property
+    def optimiser_settings(self) -> OptimiserSettings:
+        wanted = self.config.optimiser
+        return OptimiserSettings(**wanted.model_dump())
+
+    def info(self, config: EncoderConfig, steps: int, trained_on: str, command: str) -> EncoderInfo:
+        """What the encoder's file says."""
+        output = self.config.output
+        return EncoderInfo(
+            base_family=self.frozen.family,
+            config=config,
+            backbone=self.frozen.backbone,
+            domain=output.domain,
+            class_word=self.config.class_word,
+            norm=self.norm,
+            token_weight=self.config.method.token_weight,
+            licence=output.licence,
+            trained_on=trained_on,
+            command=command,
+            steps=steps,
+        )
+
+
+def write_encoder(path: Path, weights: Mapping[str, Tensor], info: EncoderInfo) -> NestedEncoder:
+    """Writes the method's weights ("encoder.resampler...") as an encoder's file, in fp16."""
+    encoder = NestedEncoder(info.config, device="meta")
+    prefix = "encoder."
+    state = {name[len(prefix) :]: w for name, w in weights.items() if name.startswith(prefix)}
+    encoder.load_state_dict(state, assign=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_encoder(path, encoder, info, torch.float16)
+    return encoder
+
+
+def only_deterministic() -> None:
+    """Lets torch refuse kernels whose result may differ from run to run."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+
+
+def _begun(path: Path, sizes: EncoderConfig) -> NestedEncoder:
+    encoder, info = load_encoder(path, dtype=torch.float32)
+    if info.config != sizes:
+        raise NestedAttentionError(
+            f"encoder.resume_from is {path.name}, whose sizes or sites are not those of this "
+            "training; set [encoder] as in its card, or leave resume_from empty."
+        )
+    return encoder.train().requires_grad_(True)

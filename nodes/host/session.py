@@ -1,0 +1,244 @@
+"""One training from its settings to the encoder's file, its card and its sheets."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...nested_attn_core.encoder import EncoderConfig
+from ...nested_attn_core.errors import NestedAttentionError
+from ...nested_attn_core.training.accelerated import AcceleratedWorkers
+from ...nested_attn_core.training.batches import Examples
+from ...nested_attn_core.training.cards import write_card
+from ...nested_attn_core.training.config import TrainingConfig
+from ...nested_attn_core.training.data.dataset import TrainingData
+from ...nested_attn_core.training.data.source import open_source
+from ...nested_attn_core.training.drops import Drops
+from ...nested_attn_core.training.progress import Reporter
+from ...nested_attn_core.training.states import StateFolder
+from ...nested_attn_core.training.trainer import Listeners, Progress, Trainer, trained_in
+from .learning import Learning, only_deterministic, write_encoder
+from .sheets import SheetSettings, draw_sheet, encoder_in_host, save_sheet
+
+log = logging.getLogger("nested_attention")
+
+
+class Session:
+    """A training that `config` describes.
+
+    command   what to type for the same training, for the card
+    home      folder of the settings file; the card's paths count from there
+    latents   see Learning.load
+    """
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        command: str,
+        home: Path,
+        latents: tuple[str, Callable[[Tensor], Tensor]] | None = None,
+        cpu: bool = False,
+    ):
+        self.config = config
+        self.command = command
+        self.home = home
+        self.workers = AcceleratedWorkers(config.run.precision, cpu)
+        self._latents = latents
+        self._stopped = False
+        self._last: Progress | None = None
+
+    def stop(self) -> None:
+        """Asks the training to save and to end after the step it is in; raises KeyboardInterrupt
+        where no step is under way, or when asked twice."""
+        if self._last is None or self._stopped:
+            raise KeyboardInterrupt
+        self._stopped = True
+
+    def run(self) -> bool:
+        """Trains and writes the encoder; whether it came to its end.
+
+        Raises NestedAttentionError, in one sentence, where it cannot go on."""
+        if self.config.run.deterministic:
+            only_deterministic()
+        data = self._prepared()
+        step = self.learning.step(self.feature_dim)
+        encoder = self._config_of(step)
+        log.info("%.2f M weights train, on %s.", trained_in(step) / 1e6, self.trained_on)
+        settings = self.learning.run_settings
+        board = Path(self.config.run.folder, "tensorboard")
+        wanted = self.config.run.tensorboard and self.workers.is_first
+        reporter = Reporter(settings.steps, settings.batch, board if wanted else None)
+
+        def on_step(progress: Progress) -> bool:
+            self._last = progress
+            reporter.step(progress)
+            return not self._stopped
+
+        def on_sample(done: int, weights: dict[str, Tensor]) -> None:
+            path = Path(self.config.run.folder, "sheets", f"step-{done:08d}.png")
+            self._draw(weights, encoder, path)
+            reporter.picture("sample sheet", path, done)
+
+        trainer = Trainer(
+            step,
+            self._dropping(data),
+            settings,
+            self.learning.optimiser_settings,
+            self.workers,
+            Listeners(reporter.start, on_step, on_sample),
+        )
+        try:
+            weights = trainer.run()
+        finally:
+            reporter.close()
+            data.close()
+        complete = trainer.done == settings.steps
+        if complete and self.workers.is_first:
+            self._write(weights, encoder, trainer.done)
+        self.workers.wait()
+        return complete
+
+    def export(self) -> None:
+        """Writes the encoder of the last saved state; raises NestedAttentionError without one."""
+        settings = self.learning.run_settings
+        assert settings.folder is not None
+        state = StateFolder(settings.folder, settings.keep).load()
+        if state is None:
+            raise NestedAttentionError(
+                f"There is no saved state in {settings.folder}; train first, without --export."
+            )
+        encoder = self._config_of(self.learning.step(self.feature_dim))
+        self._write(state["averaged"], encoder, state["step"])
+
+    @cached_property
+    def learning(self) -> Learning:
+        return Learning.load(self.config, self._latents)
+
+    @cached_property
+    def feature_dim(self) -> int:
+        """Width of the image model's features."""
+        side = self.learning.frozen.backbone.image_size
+        return self.learning.frozen.features(torch.full((1, side, side, 3), 0.5)).shape[-1]
+
+    @cached_property
+    def data(self) -> TrainingData:
+        """The pictures; looked through once by the first process, for all."""
+        frozen = self.learning.frozen
+        if not self.workers.is_first:
+            self.workers.wait()
+        source, problems = open_source(self.config)
+        if self.workers.is_first:
+            self.workers.wait()
+            for problem in problems[:20]:
+                log.warning("Left out: %s", problem)
+            if len(problems) > 20:
+                log.warning("... and %d more; --check lists all.", len(problems) - 20)
+        return TrainingData(source, frozen, self.config, frozen.native_size)
+
+    @property
+    def trained_on(self) -> str:
+        """The data in words."""
+        data = self.data
+        count = len({data.identities[row] for row in data.targets})
+        kind = "drawn pictures" if self.config.data.source == "miniature" else "pictures"
+        return f"{len(data.targets)} {kind} of {count} subjects"
+
+    def _prepared(self) -> TrainingData:
+        data, workers = self.data, self.workers
+
+        def told(kind: str, done: int, total: int) -> None:
+            log.info("%s: %d of %d made and kept", kind, done, total)
+
+        data.prepare(told, workers.rank, workers.count)
+        workers.wait()
+        data.refresh()
+        _ = self.feature_dim
+        comfy.model_management.unload_all_models()
+        return data
+
+    def _dropping(self, data: TrainingData) -> Examples:
+        objective, frozen = self.config.objective, self.learning.frozen
+        return Drops(
+            data,
+            frozen,
+            frozen.downscale,
+            objective.drop_text,
+            objective.drop_image,
+            self.config.run.seed,
+        )
+
+    def _config_of(self, step: Any) -> EncoderConfig:
+        return step.method.encoder.config
+
+    def _references(self) -> list[Tensor]:
+        """One picture (1, H, W, 3) of each subject on a sheet; kept-out ones if there are any."""
+        subjects = self.data.subjects(True) or self.data.subjects(False)
+        chosen = sorted(subjects)[: self.config.samples.subjects]
+        return [self._pixels(subjects[name][0]) for name in chosen]
+
+    def _pixels(self, row: int) -> Tensor:
+        picture = np.asarray(self.data.source[row].image().convert("RGB"))
+        return torch.from_numpy(picture.copy()).float()[None] / 255
+
+    def _draw(self, weights: Mapping[str, Tensor], encoder: EncoderConfig, path: Path) -> None:
+        frozen, samples = self.learning.frozen, self.config.samples
+        info = self.learning.info(encoder, 0, self.trained_on, self.command)
+        state = {name.removeprefix("encoder."): weight for name, weight in weights.items()}
+        settings = SheetSettings(
+            samples.prompts,
+            self.config.data.size or frozen.native_size,
+            samples.steps,
+            samples.guidance,
+            self.config.run.seed,
+        )
+        handle = encoder_in_host(info, state, self.config.output.name)
+        save_sheet(draw_sheet(frozen, handle, self._references(), settings), path)
+        # The host may have moved the base to make room for what drew the sheet.
+        comfy.model_management.load_models_gpu([frozen.model], force_full_load=True)
+
+    def _write(self, weights: Mapping[str, Tensor], encoder: EncoderConfig, steps: int) -> None:
+        folder, name = Path(self.config.output.folder), self.config.output.name
+        info = self.learning.info(encoder, steps, self.trained_on, self.command)
+        path = folder / f"{name}.safetensors"
+        write_encoder(path, weights, info)
+        sheet = folder / f"{name}.png"
+        self._draw(weights, encoder, sheet)
+        card = folder / f"{name}.md"
+        write_card(card, info, self._settings(), self._figures(steps), sheet.name)
+        log.info("Written: %s, with its card and its sheet.", path)
+
+    def _settings(self) -> dict[str, Any]:
+        """The settings with paths as someone else could use them."""
+
+        def shown(value: Any) -> Any:
+            if isinstance(value, str) and os.path.isabs(value):
+                return Path(os.path.relpath(value, self.home)).as_posix()
+            return value
+
+        return {
+            section: {key: shown(value) for key, value in values.items()}
+            for section, values in self.config.to_dict().items()
+        }
+
+    def _figures(self, steps: int) -> dict[str, Any]:
+        figures: dict[str, Any] = {
+            "steps": steps,
+            "examples a step": self.config.run.batch,
+            "processes": self.workers.count,
+        }
+        if self._last is not None:
+            figures["loss, smoothed"] = self._last.loss
+            figures["hours"] = self._last.seconds / 3600
+            figures["images per second"] = (
+                self._last.step * self.config.run.batch / max(self._last.seconds, 1e-9)
+            )
+        return figures
