@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import importlib
 import json
 from pathlib import Path
@@ -115,7 +116,9 @@ def judge_methods(arguments: argparse.Namespace) -> dict:
         print_of(arguments.ruler or MODELS / "ruler.safetensors"),
     )
     names = arguments.domains or core("training.miniature.identities").DOMAINS
-    chosen = artists.trained(arguments.methods) if arguments.full else artists.nested_only
+    chosen = artists.shipped_only
+    if arguments.full:
+        chosen = functools.partial(artists.compared, arguments.methods)
     report = domains.run(painter, desk, reader, chosen, names, plan_of(arguments), arguments.out)
     printing.show(report)
     return {"mode": "full" if arguments.full else "quick", **report}

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from methods import trained
 from methods.sampling import Cast
 from stages.common import MODELS, core
 
@@ -47,19 +46,31 @@ class Artist:
         return in_batches(len(seeds), some)
 
 
-def nested(domain: str, path: Path | None = None) -> Artist:
-    """The shipped encoder of a domain, or that of another file, with its own settings."""
-    path = path or MODELS / f"{domain}.safetensors"
+def shipped(domain: str, name: str = "nested") -> Artist:
+    """The encoder in models/, with its own settings."""
+    path = MODELS / f"{domain}.safetensors"
     if not path.is_file():
         raise SystemExit(
             f"There is no encoder {path.name}; train it: dev.py train encoder {domain}."
         )
-    encoder, info = core("checkpoint").load_encoder(path, dtype=torch.float32)
-    method = core("training.methods").NestedMethod(encoder, info.norm, info.token_weight)
-    fingerprint = core("fingerprint").file_fingerprint(path)
-    return Artist("nested", domain, method.eval(), fingerprint)
+    method = trained.shipped(domain).method
+    return Artist(name, domain, method, core("fingerprint").file_fingerprint(path))
 
 
-def nested_only(domain: str) -> list[Artist]:
-    """The shipped encoder alone."""
-    return [nested(domain)]
+def shipped_only(domain: str) -> list[Artist]:
+    """For the evaluation of the shipped encoders alone."""
+    return [shipped(domain)]
+
+
+def compared(chosen: Sequence[str] | None, domain: str) -> list[Artist]:
+    """The shipped encoder, and the methods that were trained alike, of the `chosen` names only
+    where given. Nested attention among these is the one that baselines are held against; the
+    shipped encoder, which may have been trained for longer, then has another name."""
+    found = [
+        Artist(name, domain, made.method, core("fingerprint").file_fingerprint(path))
+        for name, made in trained.every(domain).items()
+        if chosen is None or name in (*chosen, "nested")
+        for path in [trained.path_of(domain, name)]
+    ]
+    alike = any(artist.name == "nested" for artist in found)
+    return [shipped(domain, "nested, shipped" if alike else "nested"), *found]

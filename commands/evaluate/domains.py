@@ -9,7 +9,7 @@ from pathlib import Path
 
 from stages.common import core, log
 
-from . import figures, shipped
+from . import figures, portraits, shipped
 from .artists import Artist
 from .exam import Exam, Size, prepare
 from .reading import Reader
@@ -58,13 +58,13 @@ def examine(
             )
             for strength in plan.strengths
         }
-    nested = artists[0]
+    shipped_one = artists[0]
     graph = shipped.Graph(painter, domain)
-    difference = shipped.node_difference(graph, painter, exam, nested, plan.node_rows)
+    difference = shipped.node_difference(graph, painter, exam, shipped_one, plan.node_rows)
     if difference > NODE_TOLERANCE:
         log(f"{domain}: the shipped nodes differ from the batches by {difference:.2g}")
     found.figures = {
-        **_headline(found.answers[nested.name], desk, exam, plan),
+        **_headline(found.answers[shipped_one.name], desk, exam, plan),
         "prior_change": shipped.prior_change(graph, exam, plan.node_rows),
         "nodes_difference": difference,
     }
@@ -93,14 +93,13 @@ def run(
     plan: Plan,
     out: Path | None = None,
 ) -> dict:
-    """The report of all domains; artists(domain) has nested attention first."""
+    """The report of all domains; artists(domain) has the shipped encoder first."""
     started, found = time.monotonic(), {}
     for domain in domains:
-        found[domain] = examine(painter, desk, reader, domain, artists(domain), plan)
+        there = artists(domain)
+        found[domain] = examine(painter, desk, reader, domain, there, plan)
         if out:
-            from . import portraits
-
-            portraits.write(out, painter, desk, found[domain], artists(domain))
+            portraits.write(out, painter, desk, found[domain].exam, there, found[domain].answers)
     made = report(found, plan)
     how = asdict(painter.how)
     return {
@@ -116,7 +115,7 @@ def run(
 def report(found: dict[str, Found], plan: Plan) -> dict:
     """Domains, methods over the domains that all of them were trained for, and the frontier."""
     names = list(dict.fromkeys(name for part in found.values() for name in part.answers))
-    common = [d for d, part in found.items() if set(part.answers) == set(names)]
+    common = [d for d, part in found.items() if set(part.answers) == set(names)] or list(found)
     methods = {
         name: [
             figures.point([found[d].answers[name][strength] for d in common], strength, plan.seed)
@@ -143,9 +142,8 @@ def report(found: dict[str, Found], plan: Plan) -> dict:
 def frontier(methods: dict[str, list[dict]]) -> dict:
     """By baseline: its strengths that lie beyond nested attention's curve, and the reverse."""
     beyond = core("evaluation.frontier").beyond
-    if len(methods) < 2:
-        return {}
-    ours, *others = methods
+    ours = "nested"
+    others = [name for name in methods if not name.startswith(ours + ",") and name != ours]
     return {
         name: {
             "beyond_nested": [p["strength"] for p in methods[name] if beyond(p, methods[ours])],

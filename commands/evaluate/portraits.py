@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,14 +13,12 @@ from torch import Tensor
 
 from stages.common import core
 
+from . import figures
 from .artists import NAME, Artist
 from .exam import Exam
 from .sheets import TILE, Row, save, sheet
 from .studios import Painter
-from .units import Desk
-
-if TYPE_CHECKING:
-    from .domains import Found
+from .units import STRIP, Desk
 
 SUBJECTS = 6
 # Scene, style, place of the columns.
@@ -44,11 +41,18 @@ def prompts(domain: str, noun: str, seed: int) -> list[str]:
     ]
 
 
-def write(out: Path, painter: Painter, desk: Desk, found: Found, artists: Sequence[Artist]) -> None:
-    exam = found.exam
+def write(
+    out: Path,
+    painter: Painter,
+    desk: Desk,
+    exam: Exam,
+    artists: Sequence[Artist],
+    answers: Mapping[str, Mapping[float, figures.Answers]],
+) -> None:
+    """Both sheets of a domain, the second one where there is more than one method."""
     save(subjects_sheet(painter, exam, artists[0]), out / f"{exam.domain}.png")
     if len(artists) > 1:
-        save(methods_sheet(desk, found), out / f"{exam.domain}-methods.png")
+        save(methods_sheet(desk, exam, answers), out / f"{exam.domain}-methods.png")
 
 
 def subjects_sheet(painter: Painter, exam: Exam, artist: Artist) -> Image.Image:
@@ -69,14 +73,15 @@ def subjects_sheet(painter: Painter, exam: Exam, artist: Artist) -> Image.Image:
     return sheet(rows, heads)
 
 
-def methods_sheet(desk: Desk, found: Found) -> Image.Image:
+def methods_sheet(
+    desk: Desk, exam: Exam, answers: Mapping[str, Mapping[float, figures.Answers]]
+) -> Image.Image:
     """Columns are pictures of the exam: the reference, every method at its trained strength, and
     the base with the same seed."""
-    exam, rows = found.exam, []
-    rows.append(Row("reference", list(exam.pictures[exam.who[:12]])))
-    for name, answers in found.answers.items():
-        strength = 1.0 if 1.0 in answers else max(answers)
-        rows.append(Row(f"{name} at {strength:g}", _tiles(answers[strength].unit.strip)))
+    rows = [Row("reference", list(exam.pictures[exam.who[:STRIP]]))]
+    for name, curve in answers.items():
+        strength = 1.0 if 1.0 in curve else max(curve)
+        rows.append(Row(f"{name} at {strength:g}", _tiles(curve[strength].unit.strip)))
     rows.append(Row("base with the class word", _tiles(desk.plain(exam).strip)))
     return sheet(rows)
 
