@@ -381,7 +381,9 @@ def test(host: Host, rest: Sequence[str]) -> int:
 
 
 def train(host: Host, rest: Sequence[str]) -> int:
-    need(host, ["torch", "robohash", "dicebear-core", "resvg-py"])
+    of_own = any(word.endswith(".toml") for word in rest)
+    drawing = [] if of_own else ["robohash", "dicebear-core", "resvg-py"]
+    need(host, ["torch", "accelerate", "pydantic", *drawing])
     return run(host, [str(ROOT / "commands" / "train.py"), *rest])
 
 
@@ -407,7 +409,10 @@ def setup(host: Host, rest: Sequence[str]) -> int:
 COMMANDS: dict[str, tuple[Callable[[Host, Sequence[str]], int], str]] = {
     "demo": (demo, "two subjects in one image, through the real host: [--out DIR]"),
     "test": (test, "every test; arguments go to pytest"),
-    "train": (train, "train the miniature and its encoders; --help lists the stages"),
+    "train": (
+        train,
+        "train an encoder from a settings file, or the miniature; --help lists its stages",
+    ),
     "eval": (evaluate, "measure identity and prompt alignment"),
     "lint": (lint, "ruff and pyright, as in CI"),
     "setup": (setup, "only the set-up that every other command does by itself"),

@@ -55,9 +55,9 @@ def _main(arguments: argparse.Namespace, words: list[str]) -> int:
         arguments.config, arguments.set
     )
     if arguments.check:
-        report = pack.module("nested_attn_core.training.data.check").check(config)
-        print(report.to_text())
-        return report.exit_code
+        from train_check import check
+
+        return check(config)
     start_host(arguments.cpu)
     session = pack.module("nodes.host.session")
     home = arguments.config.resolve().parent

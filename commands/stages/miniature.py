@@ -8,7 +8,7 @@ import sys
 
 import pack
 
-from .common import core, log
+from .common import log
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,7 +16,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    domains = core("training.miniature.identities").DOMAINS
     stages = [
         ["data"],
         ["base"],
@@ -25,7 +24,7 @@ def run(arguments: argparse.Namespace) -> None:
         ["ruler"],
         ["references"],
         ["export"],
-        *(["encoder", domain] for domain in domains),
+        *([str(path)] for path in sorted((pack.ROOT / "configs" / "miniature").glob("*.toml"))),
     ]
     for stage in stages:
         log(f"stage {' '.join(stage)}")
