@@ -18,7 +18,7 @@ from nested_attn_core.training.config_file import (
     parse_config,
     settings,
 )
-from tests.core.toy_pictures import CONFIG
+from toy_pictures import CONFIG
 
 ROOT = Path(__file__).resolve().parents[2]
 
