@@ -411,7 +411,7 @@ COMMANDS: dict[str, tuple[Callable[[Host, Sequence[str]], int], str]] = {
     "test": (test, "every test; arguments go to pytest"),
     "train": (
         train,
-        "train an encoder from a settings file, or the miniature; --help lists its stages",
+        "train an encoder from a settings file, or the miniature: see --help",
     ),
     "eval": (evaluate, "measure identity and prompt alignment"),
     "lint": (lint, "ruff and pyright, as in CI"),
