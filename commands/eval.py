@@ -39,6 +39,9 @@ def parser() -> argparse.ArgumentParser:
         "domain and strength; goes on where it was stopped",
     )
     modes.add_argument("--base", action="store_true", help="judge the base by itself")
+    modes.add_argument(
+        "--attention", action="store_true", help="which nested tokens which regions choose"
+    )
     modes.add_argument("--plots", type=Path, metavar="F", help="plots of a report F, into --out")
     size = made.add_argument_group("other sizes than those of --quick or --full")
     size.add_argument("--pictures", type=int, help="pictures a domain and strength")
@@ -67,11 +70,15 @@ def start() -> None:
 def open_all(arguments: argparse.Namespace):
     """The painter and the reader."""
     from evaluate.reading import open_reader
+
+    return painter_of(arguments), open_reader(arguments.ruler)
+
+
+def painter_of(arguments: argparse.Namespace):
     from evaluate.studios import open_painter
     from methods.sampling import Settings
 
-    how = Settings(arguments.steps, arguments.cfg)
-    return open_painter(arguments.checkpoint, how), open_reader(arguments.ruler)
+    return open_painter(arguments.checkpoint, Settings(arguments.steps, arguments.cfg))
 
 
 def judge_base(arguments: argparse.Namespace) -> dict:
@@ -124,6 +131,16 @@ def judge_methods(arguments: argparse.Namespace) -> dict:
     return {"mode": "full" if arguments.full else "quick", **report}
 
 
+def watch_attention(arguments: argparse.Namespace) -> dict:
+    from evaluate import attention
+    from stages.common import core
+
+    painter = painter_of(arguments)
+    names = arguments.domains or core("training.miniature.identities").DOMAINS
+    out = arguments.out or pack.ROOT / ".local" / "eval"
+    return attention.run(painter, names, arguments.seed, out)
+
+
 def main() -> int:
     arguments = parser().parse_args()
     if arguments.plots:
@@ -131,7 +148,8 @@ def main() -> int:
 
         return plots.main(arguments.plots, arguments.out)
     start()
-    report = judge_base(arguments) if arguments.base else judge_methods(arguments)
+    mode = watch_attention if arguments.attention else judge_methods
+    report = judge_base(arguments) if arguments.base else mode(arguments)
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

@@ -1,8 +1,9 @@
-"""Draws the miniature's training pictures."""
+"""Draws the miniature's training pictures, or, with --sheet, a picture of what they look like."""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from .common import STATE, core, log
 
@@ -10,9 +11,15 @@ from .common import STATE, core, log
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--part", type=int, default=0, help="which share of the shards to draw")
     parser.add_argument("--of", type=int, default=1, help="into how many shares they are divided")
+    parser.add_argument("--sheet", type=Path, help="draw only this contact sheet, and no data")
 
 
 def run(arguments: argparse.Namespace) -> None:
+    if arguments.sheet:
+        from evaluate import worlds
+
+        log(f"wrote {worlds.write(arguments.sheet)}")
+        return
     dataset = core("training.miniature.dataset")
 
     def progress(done: int, total: int) -> None:
