@@ -11,6 +11,9 @@ import dataclasses
 import functools
 import importlib
 import json
+import shlex
+import sys
+import time
 from pathlib import Path
 
 import pack
@@ -43,6 +46,9 @@ def parser() -> argparse.ArgumentParser:
         "--attention", action="store_true", help="which nested tokens which regions choose"
     )
     modes.add_argument("--plots", type=Path, metavar="F", help="plots of a report F, into --out")
+    modes.add_argument(
+        "--docs", type=Path, nargs="+", metavar="F", help="write reports into docs/miniature.md"
+    )
     size = made.add_argument_group("other sizes than those of --quick or --full")
     size.add_argument("--pictures", type=int, help="pictures a domain and strength")
     size.add_argument("--gallery", type=int, help="held-out subjects to be told apart")
@@ -128,7 +134,7 @@ def judge_methods(arguments: argparse.Namespace) -> dict:
         chosen = functools.partial(artists.compared, arguments.methods)
     report = domains.run(painter, desk, reader, chosen, names, plan_of(arguments), arguments.out)
     printing.show(report)
-    return {"mode": "full" if arguments.full else "quick", **report}
+    return report
 
 
 def watch_attention(arguments: argparse.Namespace) -> dict:
@@ -141,15 +147,33 @@ def watch_attention(arguments: argparse.Namespace) -> dict:
     return attention.run(painter, names, arguments.seed, out)
 
 
+MODES = {
+    "base": judge_base,
+    "attention": watch_attention,
+    "full": judge_methods,
+    "quick": judge_methods,
+}
+
+
 def main() -> int:
     arguments = parser().parse_args()
     if arguments.plots:
         from evaluate import plots
 
         return plots.main(arguments.plots, arguments.out)
+    if arguments.docs:
+        from evaluate import pages
+
+        return pages.main(arguments.docs)
     start()
-    mode = watch_attention if arguments.attention else judge_methods
-    report = judge_base(arguments) if arguments.base else mode(arguments)
+    mode = next((name for name in MODES if getattr(arguments, name)), "quick")
+    started = time.monotonic()
+    report = {
+        "mode": mode,
+        "command": shlex.join(["dev.py", "eval", *sys.argv[1:]]),
+        **MODES[mode](arguments),
+        "seconds": round(time.monotonic() - started, 1),
+    }
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

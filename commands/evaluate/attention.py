@@ -154,9 +154,9 @@ def run(painter: Painter, domains: Sequence[str], seed: int, out: Path, count: i
         site = max(finest, key=lambda name: by_site[name]["query_dependence"])
         heads = ["reference, picture", *by_site]
         rows = [row for one in found for row in sites_sheet(one)]
-        save(sheet(rows, heads), out / f"attention-{domain}.png")
+        save(sheet(rows, heads), out / f"attention-{domain}.jpg")
         rows = [row for one in found for row in tokens_sheet(one, site)]
-        save(sheet(rows), out / f"attention-{domain}-tokens.png")
+        save(sheet(rows), out / f"attention-{domain}-tokens.jpg")
         for name, row in by_site.items():
             log(
                 f"{domain} {name}: {row['queries']} queries, choice depends on the query to "

@@ -220,7 +220,7 @@ def run(
         reports[group.name] = figures_of(found, reader)
         print_group(group.name, reports[group.name])
         if out:
-            write_sheet(out / f"base-{group.name.replace(' ', '-')}.png", found)
+            write_sheet(out / f"base-{group.name.replace(' ', '-')}.jpg", found)
     plain = [report for name, report in reports.items() if not name.startswith("told ")]
     pairs = reports["pairs"]["company"]
     result = {

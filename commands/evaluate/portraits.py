@@ -50,9 +50,9 @@ def write(
     answers: Mapping[str, Mapping[float, figures.Answers]],
 ) -> None:
     """Both sheets of a domain, the second one where there is more than one method."""
-    save(subjects_sheet(painter, exam, artists[0]), out / f"{exam.domain}.png")
+    save(subjects_sheet(painter, exam, artists[0]), out / f"{exam.domain}.jpg")
     if len(artists) > 1:
-        save(methods_sheet(desk, exam, answers), out / f"{exam.domain}-methods.png")
+        save(methods_sheet(desk, exam, answers), out / f"{exam.domain}-methods.jpg")
 
 
 def subjects_sheet(painter: Painter, exam: Exam, artist: Artist) -> Image.Image:

@@ -76,6 +76,7 @@ def wrapped(text: str, letters: int) -> list[str]:
 
 
 def save(image: Image.Image, path: Path) -> Path:
+    """Writes the picture in the format of the path's suffix."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path, optimize=True)
+    image.save(path, optimize=True, quality=88)
     return path

@@ -1,0 +1,170 @@
+"""`dev.py eval --docs F...`: writes the figures of reports into docs/miniature.md.
+
+The page has blocks between `<!-- figures: NAME -->` and `<!-- end -->`; no figure in them is typed
+by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pack
+
+from .plots import TITLES
+from .printing import percent, span
+
+PAGE = pack.ROOT / "docs" / "miniature.md"
+Report = Mapping[str, Any]
+
+
+def main(reports: Sequence[Path], page: Path = PAGE) -> int:
+    """Fills every block that one of the reports knows. Returns the exit code."""
+    text = page.read_text(encoding="utf-8")
+    for path in reports:
+        report = json.loads(path.read_text(encoding="utf-8"))
+        for name, lines in blocks(report).items():
+            text = filled(text, name, lines)
+            print(f"{page.name}: {name} from {path.name}")
+    page.write_text(text, encoding="utf-8")
+    return 0
+
+
+def filled(text: str, name: str, lines: Iterable[str]) -> str:
+    """The page with a block's content replaced. Raises SystemExit where it has no such block."""
+    pattern = re.compile(rf"(<!-- figures: {re.escape(name)} -->\n).*?(<!-- end -->)", re.DOTALL)
+    content = "\n".join(lines)
+    made, count = pattern.subn(lambda match: f"{match[1]}{content}\n{match[2]}", text)
+    if count != 1:
+        raise SystemExit(f"The page has {count} blocks <!-- figures: {name} -->; it needs one.")
+    return made
+
+
+def blocks(report: Report) -> dict[str, list[str]]:
+    """Block name -> lines, for a report of any mode."""
+    made: dict[str, Callable[[Report], dict[str, list[str]]]] = {
+        "base": lambda found: {"base": base(found)},
+        "quick": lambda found: {"domains": domains(found)},
+        "full": lambda found: {
+            "full domains": domains(found),
+            "methods": methods(found),
+            "frontier": frontier(found),
+        },
+        "attention": lambda found: {"attention": attention(found)},
+    }
+    return made[report["mode"]](report)
+
+
+def made_by(report: Report) -> str:
+    return f"`{report['command']}`, seed {report['seed']}, {report['seconds']:.0f} s."
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    return ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows)]
+
+
+def base(report: Report) -> list[str]:
+    rows = [
+        [name, str(found["pictures"]), *_accuracies(found["prompt"])]
+        for name, found in report["groups"].items()
+    ]
+    rows.append(["**all plain captions**", "", *_accuracies(report["prompt"])])
+    for name, key in (
+        ("two subjects, the right ones", "who"),
+        ("of them the right one left", "left"),
+    ):
+        rows.append([name, "", *_accuracies(report["two_subjects"][key])])
+    head = ["captions", "pictures", "real", "through the autoencoder", "base", "base / real"]
+    return [made_by(report), "", *table(head, rows)]
+
+
+def _accuracies(row: Report) -> list[str]:
+    return [percent(row[key]) for key in ("real", "coded", "base", "relative")]
+
+
+def domains(report: Report) -> list[str]:
+    rows = []
+    for name, found in report["domains"].items():
+        best = found["best"]
+        rows.append(
+            [
+                name,
+                f"{found['strength']:g}",
+                f"**{span(found['identity'], found['identity_ci'])}** "
+                f"[{found['identity_real']:.2f}, {found['identity_without']:.2f}]",
+                f"**{span(found['retrieval_at_1'], found['retrieval_at_1_ci'], 100)} %** "
+                f"[{percent(found['retrieval_at_1_real'])}, "
+                f"{percent(found['retrieval_at_1_without'])}]",
+                f"{percent(found['prompt'])} [{percent(found['prompt_real'])}, "
+                f"{percent(found['prompt_base'])}]",
+                f"**{span(found['prompt_relative'], found['prompt_relative_ci'], 100)} %**",
+                f"{found['diversity_relative']:.2f}",
+                f"{found['prior_change']:g}",
+                _best(best),
+            ]
+        )
+    head = [
+        "domain",
+        "strength",
+        "identity",
+        "retrieval among " + " or ".join({str(f["gallery"]) for f in report["domains"].values()}),
+        "prompt",
+        "prompt, relative",
+        "diversity",
+        "change without the subject",
+        "best with prompt >= 95 %",
+    ]
+    count = f"{report['images_per_domain']} pictures a domain and strength"
+    return [f"{made_by(report)} {count}.", "", *table(head, rows)]
+
+
+def _best(point: Report | None) -> str:
+    if point is None:
+        return "none"
+    return (
+        f"identity {point['identity']:.2f}, retrieval {percent(point['retrieval_at_1'])} "
+        f"at {point['strength']:g}"
+    )
+
+
+def methods(report: Report) -> list[str]:
+    rows = [
+        [
+            TITLES.get(name, name),
+            f"{point['strength']:g}",
+            span(point["identity"], point["identity_ci"]),
+            percent(point["retrieval_at_1"]),
+            span(point["prompt_relative"], point["prompt_relative_ci"], 100) + " %",
+        ]
+        for name, curve in report["methods"].items()
+        for point in curve
+    ]
+    over = " and ".join(report["methods_domains"])
+    head = ["method", "strength", "identity", "retrieval", "prompt, relative"]
+    return [f"{made_by(report)} Over {over}.", "", *table(head, rows)]
+
+
+def frontier(report: Report) -> list[str]:
+    def strengths(found: Sequence[float]) -> str:
+        return ", ".join(f"{strength:g}" for strength in found) or "none"
+
+    rows = [
+        [TITLES.get(name, name), strengths(s["beyond_nested"]), strengths(s["nested_beyond"])]
+        for name, s in report["frontier"].items()
+    ]
+    head = ["baseline", "its strengths beyond nested attention's curve", "and the reverse"]
+    return table(head, rows)
+
+
+def attention(report: Report) -> list[str]:
+    names = list(report["sites"])
+    sites = list(report["sites"][names[0]])
+    rows = []
+    for site in sites:
+        found = [report["sites"][name][site] for name in names]
+        cells = [f"{row['query_dependence']:.2f}, {row['outer_share']:.2f}" for row in found]
+        rows.append([site, str(found[0]["queries"]), *cells])
+    return [made_by(report), "", *table(["site", "queries", *names], rows)]
