@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from nested_attn_core.training.config import TrainingConfig
@@ -79,6 +80,7 @@ def test_what_is_missing_is_named():
         parse_config({})
 
 
+@hypothesis_settings(deadline=None)
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),

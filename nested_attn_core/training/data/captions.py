@@ -27,10 +27,14 @@ def canonical_caption(text: str, class_word: str) -> str:
         )
     if names:
         return _BRACKETS.sub(lambda match: PLACEHOLDER if is_name(match[1]) else match[0], text)
+    # Other things between angle brackets are no words of the caption.
+    parts = re.split(r"(<[^<>]*>)", text)
     word = re.compile(rf"(?<!\w){re.escape(class_word)}(?!\w)", re.IGNORECASE)
-    if not word.search(text):
-        raise DataError(
-            f'the caption names the subject neither as {PLACEHOLDER} nor as "{class_word}"; '
-            f"write {PLACEHOLDER} where the subject is"
-        )
-    return word.sub(PLACEHOLDER, text, count=1)
+    for place, part in enumerate(parts):
+        if not part.startswith("<") and word.search(part):
+            parts[place] = word.sub(PLACEHOLDER, part, count=1)
+            return "".join(parts)
+    raise DataError(
+        f'the caption names the subject neither as {PLACEHOLDER} nor as "{class_word}"; '
+        f"write {PLACEHOLDER} where the subject is"
+    )

@@ -46,7 +46,10 @@ def list_shards(pattern: str, identity: str) -> Listing:
                 f"There is no shard {shard}; bring it back, or leave it out of data.path."
             ) from error
         except (OSError, tarfile.TarError, EOFError) as error:
-            problems.append(f"{shard.name} is a damaged tar file ({error}); copy it again.")
+            problems.append(
+                f"{shard.name} is damaged, or no plain tar file ({error}); copy it again, not "
+                "compressed."
+            )
         except ValueError as error:
             problems.append(f"{shard.name} has two members of one name ({error}); pack it again.")
     return Listing(items, problems)
@@ -78,9 +81,8 @@ def _samples(shard: Path) -> Iterator[dict[str, Any]]:
     """The shard's samples, with FileBytes in place of contents."""
     from webdataset.tariterators import group_by_keys
 
-    with tarfile.open(shard) as archive:
-        if archive.fileobj is None or not isinstance(archive, tarfile.TarFile):
-            return
+    # In a compressed file a member has no place from which it could be read.
+    with tarfile.open(shard, "r:") as archive:
         members = (
             {
                 "fname": member.name,
