@@ -25,6 +25,7 @@ def run(arguments: argparse.Namespace) -> None:
         ["references"],
         ["export"],
         *([str(path)] for path in sorted((pack.ROOT / "configs" / "miniature").glob("*.toml"))),
+        ["compare"],
     ]
     for stage in stages:
         log(f"stage {' '.join(stage)}")
