@@ -55,6 +55,8 @@ def parser() -> argparse.ArgumentParser:
     size.add_argument("--subjects", type=int, help="how many of them are drawn")
     size.add_argument("--strengths", type=float, nargs="+")
     size.add_argument("--methods", nargs="+", help="with --full: these, and nested attention")
+    made.add_argument("--keep", type=Path, help="folder of what is done already (.local/eval)")
+    made.add_argument("--trained", type=Path, help="folder of trained methods (.local/train)")
     base = made.add_argument_group("with --base")
     base.add_argument("--count", type=int, default=60, help="prompts a domain, and of pairs")
     base.add_argument("--plain-only", action="store_true", help="no captions that name identity")
@@ -91,8 +93,15 @@ def judge_base(arguments: argparse.Namespace) -> dict:
     from evaluate import base
 
     painter, reader = open_all(arguments)
-    told = not arguments.plain_only
-    return base.run(painter, reader, arguments.count, arguments.seed, arguments.out, told)
+    return base.run(
+        painter,
+        reader,
+        arguments.count,
+        arguments.seed,
+        arguments.out,
+        told=not arguments.plain_only,
+        gallery=arguments.gallery or base.GALLERY,
+    )
 
 
 def plan_of(arguments: argparse.Namespace):
@@ -124,14 +133,14 @@ def judge_methods(arguments: argparse.Namespace) -> dict:
     desk = units.Desk(
         painter,
         reader,
-        pack.ROOT / ".local" / "eval",
+        arguments.keep or pack.ROOT / ".local" / "eval",
         print_of(arguments.checkpoint or MODELS / "miniature.safetensors"),
         print_of(arguments.ruler or MODELS / "ruler.safetensors"),
     )
     names = arguments.domains or core("training.miniature.identities").DOMAINS
     chosen = artists.shipped_only
     if arguments.full:
-        chosen = functools.partial(artists.compared, arguments.methods)
+        chosen = functools.partial(artists.compared, arguments.methods, arguments.trained)
     report = domains.run(painter, desk, reader, chosen, names, plan_of(arguments), arguments.out)
     printing.show(report)
     return report

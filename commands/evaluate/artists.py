@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -62,15 +63,15 @@ def shipped_only(domain: str) -> list[Artist]:
     return [shipped(domain)]
 
 
-def compared(chosen: Sequence[str] | None, domain: str) -> list[Artist]:
+def compared(chosen: Sequence[str] | None, folder: Path | None, domain: str) -> list[Artist]:
     """The shipped encoder, and the methods that were trained alike, of the `chosen` names only
     where given. Nested attention among these is the one that baselines are held against; the
     shipped encoder, which may have been trained for longer, then has another name."""
+    folder, print_of = folder or trained.FOLDER, core("fingerprint").file_fingerprint
     found = [
-        Artist(name, domain, made.method, core("fingerprint").file_fingerprint(path))
-        for name, made in trained.every(domain).items()
+        Artist(name, domain, made.method, print_of(trained.path_of(domain, name, folder)))
+        for name, made in trained.every(domain, folder).items()
         if chosen is None or name in (*chosen, "nested")
-        for path in [trained.path_of(domain, name)]
     ]
     alike = any(artist.name == "nested" for artist in found)
     return [shipped(domain, "nested, shipped" if alike else "nested"), *found]

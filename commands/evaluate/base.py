@@ -33,11 +33,11 @@ class Group:
         return self.name.startswith("told ")
 
 
-def groups(count: int, seed: int, told: bool) -> list[Group]:
+def groups(count: int, seed: int, told: bool, gallery: int) -> list[Group]:
     """Singles of each domain, pairs, and, where `told`, singles whose captions say who it is."""
     cases = core("evaluation.cases")
     domains = core("training.miniature.identities").DOMAINS
-    pools = {domain: cases.subjects(domain, GALLERY) for domain in domains}
+    pools = {domain: cases.subjects(domain, gallery) for domain in domains}
     singles = {d: cases.single_cases(d, pools[d], count, seed) for d in domains}
     made = [Group(d, found, [case.prompt() for case in found]) for d, found in singles.items()]
     pairs = cases.pair_cases(pools, count, seed)
@@ -118,28 +118,28 @@ def by_kind(found: Read) -> dict:
     return {name: scores(found, rows)["prompt"] for name, rows in kinds.items() if rows.any()}
 
 
-def figures_of(found: Read, reader: Reader) -> dict:
+def figures_of(found: Read, reader: Reader, gallery: int) -> dict:
     report = {"pictures": len(found.group.cases), **scores(found), "kinds": by_kind(found)}
     report["company"] = shown_scores(found, ["who", "left"])
     if found.group.identity_named:
         domain = found.group.name.removeprefix("told ")
         names = [h for h in core("training.miniature.attributes").identity_heads()]
         report["identity"] = shown_scores(found, [n for n in names if n.startswith(f"{domain}.")])
-        report["embedding"] = embedding_scores(found, reader, domain)
+        report["embedding"] = embedding_scores(found, reader, domain, gallery)
     return report
 
 
-def embedding_scores(found: Read, reader: Reader, domain: str) -> dict:
+def embedding_scores(found: Read, reader: Reader, domain: str, gallery: int) -> dict:
     """Identity and retrieval of what is drawn when the caption says who it is: a bound for
     encoders, that have to say it without words."""
     cases, measures = core("evaluation.cases"), core("evaluation.measures")
     first, second = (
-        reader.embed(stack(cases.references(domain, GALLERY, which)), domain)
+        reader.embed(stack(cases.references(domain, gallery, which)), domain)
         for which in ("reference", "second")
     )
     colours = found.labels[f"{domain}.{reader_attribute(domain)}"] >= 0
-    right = torch.arange(len(found.group.cases)) % GALLERY
-    result = {"gallery": GALLERY, "pictures": int(colours.sum())}
+    right = torch.arange(len(found.group.cases)) % gallery
+    result = {"gallery": gallery, "pictures": int(colours.sum())}
     for source in found.pictures:
         drawn = reader.embed(found.pictures[source][colours], domain)
         identity = measures.normalised_identity(drawn, first, second, right[colours])
@@ -211,13 +211,14 @@ def run(
     seed: int,
     out: Path | None,
     told: bool = True,
+    gallery: int = GALLERY,
 ) -> dict:
     """Draws, reads, prints and returns the figures of all groups."""
     started, reports = time.monotonic(), {}
-    for group in groups(count, seed, told):
+    for group in groups(count, seed, told, gallery):
         log(f"{group.name}: {len(group.cases)} pictures")
         found = read(painter, reader, group, seed)
-        reports[group.name] = figures_of(found, reader)
+        reports[group.name] = figures_of(found, reader, gallery)
         print_group(group.name, reports[group.name])
         if out:
             write_sheet(out / f"base-{group.name.replace(' ', '-')}.jpg", found)

@@ -10,6 +10,7 @@ from nested_attn_core.evaluation.measures import (
     bootstrap_interval,
     bootstrap_ratio_interval,
     normalised_identity,
+    pairwise_distance,
     retrieved,
 )
 from nested_attn_core.evaluation.ruler import Ruler
@@ -70,3 +71,35 @@ def test_an_attribute_that_cannot_be_read_is_left_out_of_the_embedding():
         1,
         15,
     )
+
+
+def test_pictures_of_one_subject_are_resampled_together():
+    """Against the mean of subjects' means, resampled; all subjects have as many pictures."""
+    generator = torch.Generator().manual_seed(0)
+    level = torch.randn(40, generator=generator)
+    subjects = torch.arange(40).repeat(5)
+    values = level.repeat(5) + 0.01 * torch.randn(200, generator=generator)
+    low, high = bootstrap_interval(values, 3, subjects)
+    means = torch.stack([values[subjects == who].mean() for who in range(40)])
+    by_means = bootstrap_interval(means, 3)
+    assert [low, high] == pytest.approx(by_means, abs=1e-3)
+    alone = bootstrap_interval(values, 3)
+    assert high - low > 1.8 * (alone[1] - alone[0])
+
+
+def test_a_ratio_of_subjects_is_of_sums():
+    """Two subjects: the draws can only be both of one, both of the other, or one of each."""
+    above, below = torch.tensor([1.0, 1.0, 4.0]), torch.tensor([2.0, 2.0, 4.0])
+    interval = bootstrap_ratio_interval(above, below, 1, torch.tensor([7, 7, 9]))
+    assert interval == [0.5, 1.0]
+
+
+def test_pairwise_distance_is_the_mean_over_all_pairs():
+    pictures = torch.rand(4, 3, 3, 3, generator=torch.Generator().manual_seed(2))
+    expected = [
+        float(((pictures[a] - pictures[b]) ** 2).mean() ** 0.5)
+        for a in range(4)
+        for b in range(a + 1, 4)
+    ]
+    assert float(pairwise_distance(pictures)) == pytest.approx(sum(expected) / 6, rel=1e-5)
+    assert float(pairwise_distance(pictures[:1].expand(3, -1, -1, -1))) == 0
