@@ -6,17 +6,18 @@ from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
+Name = TypeVar("Name", bound=Hashable)
 Loaded = TypeVar("Loaded")
 
 
-class ReadAhead(Generic[Loaded]):
+class ReadAhead(Generic[Name, Loaded]):
     """Runs loads in threads; 0 threads load when they are asked."""
 
     def __init__(self, threads: int):
         self._pool = ThreadPoolExecutor(threads, "pictures") if threads else None
-        self._coming: dict[Hashable, Future[Loaded]] = {}
+        self._coming: dict[Name, Future[Loaded]] = {}
 
-    def expect(self, loads: Mapping[Hashable, Callable[[], Loaded]]) -> None:
+    def expect(self, loads: Mapping[Name, Callable[[], Loaded]]) -> None:
         """Starts what is not under way, and forgets what was expected and is no longer."""
         for name in self._coming.keys() - loads.keys():
             self._coming.pop(name).cancel()
@@ -24,7 +25,7 @@ class ReadAhead(Generic[Loaded]):
             for name in loads.keys() - self._coming.keys():
                 self._coming[name] = self._pool.submit(loads[name])
 
-    def take(self, loads: Mapping[Hashable, Callable[[], Loaded]]) -> dict[Hashable, Loaded]:
+    def take(self, loads: Mapping[Name, Callable[[], Loaded]]) -> dict[Name, Loaded]:
         """The results; an error of a load is raised here."""
         if self._pool is None:
             return {name: load() for name, load in loads.items()}

@@ -95,7 +95,7 @@ class TrainingData:
             for kind in KEY_OF
             if kind in self._kept
         }
-        self._ahead: ReadAhead[Tensor] = ReadAhead(data.threads)
+        self._ahead: ReadAhead[Request, Tensor] = ReadAhead(data.threads)
         self._last: int | None = None
 
     def subjects(self, held_out: bool) -> dict[str, list[int]]:

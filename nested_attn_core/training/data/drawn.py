@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..miniature.dataset import shows_well
 from ..miniature.masks import subject_mask
 from ..miniature.scenes import caption, phrase
 from .example import PLACEHOLDER, DataError
@@ -86,7 +87,7 @@ class DrawnItem:
 
     @property
     def reference(self) -> bool:
-        return len(self.record["subjects"]) == 1 and not self.record["style"]
+        return shows_well(self.record)
 
     def facts(self) -> Facts:
         pixels = self._pixels()

@@ -6,6 +6,7 @@ not at all. Every entry carries a checksum: one that does not fit is forgotten, 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -120,7 +121,8 @@ class FeatureStore:
                 "data.cache_folder or data.cache."
             ) from error
         finally:
-            unfinished.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                unfinished.unlink()
         self._places.update(_read_directory(block))
 
 
