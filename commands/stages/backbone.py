@@ -19,11 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def shift(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Mirror, and shift with the edge repeated."""
-    if torch.rand((), generator=generator) < 0.5:
-        x = x.flip(3)
-    padded = F.pad(x, (12, 12, 12, 12), mode="replicate")
-    top, left = torch.randint(0, 25, (2,), generator=generator).tolist()
+    """Shift by up to 4 px, with the edge repeated; the drawings themselves vary in pose."""
+    padded = F.pad(x, (4, 4, 4, 4), mode="replicate")
+    top, left = torch.randint(0, 9, (2,), generator=generator).tolist()
     return padded[..., top : top + x.shape[-2], left : left + x.shape[-1]]
 
 
@@ -38,9 +36,10 @@ def build(seed: int, patch_dim: int):
 
 def run(arguments: argparse.Namespace) -> None:
     attributes = core("training.miniature.attributes")
-    images, records = core("training.miniature.dataset").load(STATE / "data")
+    dataset = core("training.miniature.dataset")
+    images, records = dataset.load(STATE / "data")
     code = patch_code(images)
-    single = [row for row, record in enumerate(records) if len(record["subjects"]) == 1]
+    single = [row for row, record in enumerate(records) if dataset.shows_well(record)]
     images, labels = images[single], attributes.labels([records[row] for row in single])
     model = build(arguments.seed, 4 * code.basis.shape[1])
     log(f"{sum(p.numel() for p in model.tower.parameters()) / 1e6:.2f} M parameters in the tower")

@@ -73,6 +73,12 @@ def build(
         progress(min(start + SHARD, len(jobs)), len(jobs))
 
 
+def shows_well(record: dict) -> bool:
+    """Whether a picture can serve as a reference: one subject, near, with its own colours."""
+    near = len(record["subjects"]) == 1 and record["place"] != "far away"
+    return near and not record["style"]
+
+
 def load(folder: Path) -> tuple[np.ndarray, list[dict]]:
     """All shards of a folder: images (n, size, size, 3) uint8 and one record a picture."""
     paths = sorted(path for path in folder.glob("[0-9]*.npz") if ".part" not in path.name)
