@@ -231,7 +231,10 @@ class Trainer:
             ) from error
 
     def _resume(self) -> None:
-        state = None if self._states is None else self._states.load()
+        if self._states is None:
+            return
+        torch.manual_seed(self.settings.seed)  # for a method that draws by lot inside
+        state = self._states.load()
         if state is None:
             return
         self._check_state(state)

@@ -1,0 +1,124 @@
+"""A training so small that a step takes a millisecond, for tests of the loop around it.
+
+Run as a program it is one process of such a training: FOLDER REPORT.json.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from nested_attn_core.training.batches import Batch
+from nested_attn_core.training.methods import Injection, Method
+from nested_attn_core.training.objective import Noising, sample_generator
+from nested_attn_core.training.optimisers import OptimiserSettings
+from nested_attn_core.training.step import TrainingStep
+from nested_attn_core.training.trainer import Listeners, RunSettings, Trainer
+from nested_attn_core.training.workers import Workers
+
+
+class Flow:
+    """A rectified flow, described as the host describes one."""
+
+    sigmas = torch.arange(1, 1001) / 1000
+
+    def calculate_input(self, sigma, noise):
+        return noise
+
+    def calculate_denoised(self, sigma, model_output, model_input):
+        return model_input - model_output * sigma.view(-1, 1, 1, 1)
+
+    def noise_scaling(self, sigma, noise, latent_image):
+        sigma = sigma.view(-1, 1, 1, 1)
+        return sigma * noise + (1 - sigma) * latent_image
+
+    def timestep(self, sigma):
+        return sigma * 1000
+
+
+class ToyMethod(Method):
+    """Reads 4 numbers from the features."""
+
+    def __init__(self):
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.layers = nn.Sequential(nn.Linear(3, 16), nn.GELU(), nn.Linear(16, 4))
+
+    def forward(self, features, context, positions, strength=1.0):
+        return Injection(context, {"site": [self.layers(features.mean(1))]})
+
+
+class ToyDenoiser:
+    """Predicts what the method says, on every place."""
+
+    schedule = Flow()
+
+    def __call__(self, noised, sigma, context, items, conditions):
+        return noised + items["site"][0][..., None, None]
+
+
+class ToyExamples:
+    """Latents that follow from the features; a number gives the same sample everywhere."""
+
+    def batch(self, numbers: Sequence[int]) -> Batch:
+        features = torch.stack(
+            [torch.randn(2, 3, generator=sample_generator(5, number, "data")) for number in numbers]
+        )
+        latents = features.mean(1) @ (torch.arange(12.0).view(3, 4) / 8)
+        return Batch(
+            latents=latents[..., None, None].expand(-1, -1, 2, 2).contiguous(),
+            context=torch.zeros(len(numbers), 1, 1),
+            positions=torch.zeros(len(numbers), 1, dtype=torch.long),
+            features=features,
+        )
+
+
+def trainer(folder: Path | None, workers: Workers | None = None, **settings) -> Trainer:
+    """A toy training of 60 steps that saves after every third one."""
+    listeners = settings.pop("listeners", Listeners())
+    examples = settings.pop("examples", ToyExamples())
+    options = {"steps": 60, "batch": 8, "save_every": 3, "seed": 3, **settings}
+    return Trainer(
+        TrainingStep(ToyMethod(), ToyDenoiser(), Noising("logit-normal", 0.5)),
+        examples,
+        RunSettings(folder=folder, **options),
+        OptimiserSettings(rate=1e-2, warmup=5),
+        workers,
+        listeners,
+    )
+
+
+def main(folder: str, target: str) -> None:
+    """Trains on as many processes as the environment tells, with a batch as one and in two parts;
+    the first process writes the losses and the weights' sums."""
+    from nested_attn_core.training.accelerated import AcceleratedWorkers
+
+    torch.set_num_threads(1)
+    workers = AcceleratedWorkers(cpu=True)
+    found: dict[str, Any] = {"count": workers.count}
+    for parts in (1, 2):
+        losses: list[float] = []
+        listeners = Listeners(on_step=lambda progress, to=losses: to.append(progress.last_loss))
+        made = trainer(
+            Path(folder, str(parts)),
+            workers,
+            steps=30,
+            accumulate=parts,
+            save_every=10,
+            listeners=listeners,
+        )
+        weights = {name: float(weight.double().sum()) for name, weight in made.run().items()}
+        found[str(parts)] = {"losses": losses, "weights": weights}
+    if workers.is_first:
+        Path(target).write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
