@@ -1,59 +1,172 @@
-"""`dev.py eval` on a handful of subjects: its keys, and that a seed decides its numbers."""
+"""`dev.py eval` end to end, on a handful of pictures in a few steps, from the shipped weights."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
-from commands.pack import ROOT
+from commands.pack import ROOT, module
+
+trained: Any = importlib.import_module("methods.trained")
+SIZE = ["--pictures", "3", "--gallery", "4", "--subjects", "2", "--steps", "2"]
+DOMAIN = ["--domains", "kitten", "--strengths", "0", "1"]
 
 
-def evaluate(folder: Path, *arguments: str) -> dict:
-    path = folder / "figures.json"
-    command = [sys.executable, str(ROOT / "commands" / "eval.py"), "--json", str(path)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    ended = subprocess.run(
-        [*command, "--subjects", "2", "--out", str(folder), *arguments],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr[-2000:]
+def evaluate(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "commands" / "eval.py"), *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "NESTED_THREADS": "1"}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    return ended
+
+
+def read(path: Path) -> dict:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
-def figures(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, Path]:
+def baseline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which one baseline is "trained": its weights are as they were drawn."""
+    folder = tmp_path_factory.mktemp("trained")
+    checkpoint = module("nested_attn_core.checkpoint")
+    info = checkpoint.read_info(ROOT / "models" / "kitten.safetensors")
+    registry = module("nested_attn_core.evaluation.baselines.registry")
+    plan = registry.Plan(info.config, info.norm, info.token_weight)
+    with torch.inference_mode(False), torch.random.fork_rng():
+        torch.manual_seed(0)
+        state = registry.build("decoupled", plan).state_dict()
+    path = trained.path_of("kitten", "decoupled", folder)
+    trained.save(path, "decoupled", plan, state, {"class_word": "kitten"})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def full(baseline: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, Path]:
+    """The report of a full run, and its folder."""
     folder = tmp_path_factory.mktemp("eval")
-    return evaluate(folder), folder
+    path = folder / "full.json"
+    places = "--json", path, "--out", folder, "--keep", folder / "kept", "--trained", baseline
+    evaluate("--full", *SIZE, *DOMAIN, *places)
+    return read(path), folder
 
 
-def test_the_figures_have_the_agreed_keys(figures):
-    report, folder = figures
-    assert report["images_per_domain"] == 2 and set(report["domains"]) == {"person", "kitten"}
-    for found in report["domains"].values():
-        agreed = {"identity", "identity_ci", "retrieval_at_1", "gallery", "prompt", "prompt_base"}
-        assert agreed | {"prompt_relative", "prompt_relative_ci"} <= set(found)
-        low, high = found["identity_ci"]
-        assert low <= found["identity"] <= high
-    (curve,) = report["methods"].values()
-    assert {"strength", "identity", "prompt_relative"} <= set(curve[0])
-    assert (folder / "person.png").stat().st_size > 10_000
+def test_the_figures_have_the_agreed_keys(full):
+    report, folder = full
+    assert report["images_per_domain"] == 3 and set(report["domains"]) == {"kitten"}
+    found = report["domains"]["kitten"]
+    agreed = {"identity", "identity_ci", "retrieval_at_1", "gallery", "prompt", "prompt_base"}
+    assert agreed | {"prompt_relative", "prompt_relative_ci"} <= set(found)
+    assert found["gallery"] == 4
+    assert found["identity_ci"][0] <= found["identity"] <= found["identity_ci"][1]
+    assert set(report["methods"]) == {"nested", "decoupled"} == set(report["methods_by_domain"])
+    for curve in report["methods"].values():
+        assert [point["strength"] for point in curve] == [0, 1]
+        assert all({"identity", "prompt_relative"} <= set(point) for point in curve)
+    for name in ("kitten.jpg", "kitten-methods.jpg"):
+        assert (folder / name).stat().st_size > 10_000
 
 
-def test_the_same_seed_gives_the_same_figures(figures, tmp_path):
-    report, _ = figures
-    assert evaluate(tmp_path)["domains"] == report["domains"]
+def test_nodes_and_batches_draw_the_same_and_prompts_without_the_subject_stay(full):
+    found = full[0]["domains"]["kitten"]
+    assert found["prior_change"] == 0
+    assert 0 <= found["nodes_difference"] < 1e-4
 
 
-def test_strength_zero_is_the_plain_class_word(tmp_path):
-    """With the subject switched off the evaluation must see no better than the base alone."""
-    for found in evaluate(tmp_path, "--strength", "0")["domains"].values():
-        assert found["prompt"] == found["prompt_base"]
-        assert found["retrieval_at_1"] == found["retrieval_at_1_without"]
+def test_strength_zero_is_the_plain_class_word(full):
+    """With the subject switched off no method can be told from the base."""
+    report, _ = full
+    without = report["domains"]["kitten"]["identity_without"]
+    for off, on in report["methods"].values():
+        assert off["prompt_relative"] == 1 and off["identity"] == without
+        assert on["identity"] != without
+
+
+def test_a_stopped_run_goes_on_and_the_same_seed_gives_the_same_figures(full, tmp_path):
+    """One unit is lost, so that it is drawn again; the others are taken as they are."""
+    report, folder = full
+    kept = tmp_path / "kept"
+    shutil.copytree(folder / "kept", kept)
+    (lost,) = kept.glob("kitten-nested-1-*.json")
+    lost.unlink()
+    path = tmp_path / "again.json"
+    alone = "--full", *SIZE, *DOMAIN, "--keep", kept, "--trained", tmp_path / "nothing"
+    ended = evaluate(*alone, "--json", path)
+    drawn = [line for line in ended.stdout.splitlines() if line.endswith("3 pictures")]
+    assert len(drawn) == 1 and "nested at 1" in drawn[0]
+    again = read(path)
+
+    def timeless(found: Any) -> Any:
+        if isinstance(found, dict):
+            return {key: timeless(value) for key, value in found.items() if key != "seconds"}
+        return [timeless(value) for value in found] if isinstance(found, list) else found
+
+    assert timeless(again["domains"]) == timeless(report["domains"])
+    assert timeless(again["methods"]["nested"]) == timeless(report["methods"]["nested"])
+    other = tmp_path / "other.json"
+    evaluate(*alone, "--json", other, "--seed", "1")
+    assert timeless(read(other)["domains"]) != timeless(again["domains"])
+
+
+def test_plots_and_page_come_out_of_the_report(full, tmp_path, monkeypatch):
+    report, folder = full
+    evaluate("--plots", folder / "full.json", "--out", tmp_path)
+    for name in ("plane.png", "plane-kitten.png"):
+        assert (tmp_path / name).stat().st_size > 10_000
+    pages: Any = importlib.import_module("evaluate.pages")
+    page = tmp_path / "page.md"
+    blocks = ("full domains", "methods", "frontier")
+    page.write_text("\n".join(f"<!-- figures: {name} -->\nold\n<!-- end -->" for name in blocks))
+    pages.main([folder / "full.json"], page)
+    text = page.read_text()
+    assert "old" not in text and "decoupled cross-attention" in text
+    assert f"{report['domains']['kitten']['identity']:.2f}" in text
+    with pytest.raises(SystemExit, match="attention"):
+        pages.filled(text, "attention", ["new"])
+
+
+def test_the_shipped_page_has_a_place_for_every_report():
+    pages: Any = importlib.import_module("evaluate.pages")
+    text = pages.PAGE.read_text(encoding="utf-8")
+    for name in ("base", "domains", "full domains", "methods", "frontier", "attention"):
+        assert pages.filled(text, name, ["new"]) != text
+
+
+def test_the_base_is_judged_beside_the_rulers_own_reading(tmp_path):
+    path = tmp_path / "base.json"
+    small = "--count", "1", "--gallery", "2", "--steps", "1"
+    evaluate("--base", *small, "--json", path, "--out", tmp_path)
+    report = read(path)
+    domains = {"person", "kitten", "robot"}
+    assert set(report["groups"]) == {*domains, "pairs", *(f"told {d}" for d in domains)}
+    for row in (report["prompt"], *report["two_subjects"].values()):
+        assert {"real", "coded", "base", "relative", "questions"} <= set(row)
+    assert set(report["groups"]["told robot"]["identity"]) == {
+        "robot.head",
+        "robot.body",
+        "robot.shape",
+        "robot.top",
+    }
+    assert (tmp_path / "base-pairs.jpg").stat().st_size > 3_000
+
+
+def test_attention_is_recorded_at_every_site(tmp_path):
+    path = tmp_path / "attention.json"
+    small = "--domains", "kitten", "--steps", "2"
+    evaluate("--attention", *small, "--json", path, "--out", tmp_path)
+    sites = read(path)["sites"]["kitten"]
+    info = module("nested_attn_core.checkpoint").read_info(ROOT / "models" / "kitten.safetensors")
+    assert set(sites) == {site.name for site in info.config.sites}
+    assert {row["queries"] for row in sites.values()} == {16, 64, 256}
+    assert all(0 <= row["query_dependence"] <= 1 for row in sites.values())
+    assert all(0 < row["outer_share"] < 1 for row in sites.values())
+    for name in ("attention-kitten.jpg", "attention-kitten-tokens.jpg"):
+        assert (tmp_path / name).stat().st_size > 10_000
