@@ -1,0 +1,252 @@
+"""Training on the host's models: what is predicted, what trains, and that it learns."""
+
+from __future__ import annotations
+
+import comfy.model_sampling
+import pytest
+import torch
+
+from . import conftest
+
+CAPTIONS = ("a photo of <subject> on a beach", "<subject>, smiling", "a drawing of a <subject>")
+
+
+@pytest.fixture(autouse=True)
+def gradients(no_gradients):
+    """Training is no node: gradients are on."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+def core(name: str):
+    return conftest.pack(f"nested_attn_core.{name}")
+
+
+def frozen_models(world):
+    """The frozen models of a tiny world; there is no VAE in it."""
+    return conftest.pack("nodes.host.frozen").FrozenModels(
+        world.model, world.clip, None, world.vision, "person", world.family
+    )
+
+
+def random_batch(frozen, rows: int, seed: int = 0):
+    """Samples of random pictures with real captions."""
+    generator = torch.Generator().manual_seed(seed)
+    texts = frozen.text([CAPTIONS[row % len(CAPTIONS)] for row in range(rows)])
+    context, pooled, positions = core("training.data.text").stack_text(texts)
+    images = torch.rand(rows, 32, 32, 3, generator=generator)
+    return core("training.batches").Batch(
+        latents=torch.randn(rows, 4, 8, 8, generator=generator),
+        context=context,
+        positions=positions,
+        features=frozen.features(images),
+        conditions=frozen.conditions(pooled, 64, 64),
+    )
+
+
+class Few:
+    """The same few samples over and over."""
+
+    def __init__(self, batch):
+        self.rows = batch
+
+    def batch(self, numbers):
+        rows = torch.tensor([number % len(self.rows) for number in numbers])
+        return core("training.batches").Batch(
+            latents=self.rows.latents[rows],
+            context=self.rows.context[rows],
+            positions=self.rows.positions[rows],
+            features=self.rows.features[rows],
+            conditions={name: value[rows] for name, value in self.rows.conditions.items()},
+        )
+
+
+def training_step(world, denoiser, **options):
+    """A fresh small encoder for a world, with the base around it."""
+    encoder_module = core("encoder")
+    projections = conftest.pack("nodes.host.sites").site_projections(
+        world.model.model.diffusion_model
+    )
+    encoder = encoder_module.NestedEncoder(
+        encoder_module.EncoderConfig(
+            feature_dim=48,
+            tokens=4,
+            token_dim=next(iter(projections.values()))[0].shape[1],
+            width=32,
+            depth=1,
+            heads=2,
+            head_dim=16,
+            ff_mult=2,
+            sites=denoiser.sites,
+        )
+    )
+    conftest.randomise(encoder, 5, std=0.1)
+    encoder.projections.init_from(projections)
+    norm = core("attention").NormControl("text", 2.0)
+    method = core("training.methods").NestedMethod(encoder, norm, 16.0)
+    return core("training.step").TrainingStep(method, denoiser, **options)
+
+
+def denoiser_of(world):
+    return conftest.pack("nodes.host.training").FrozenDenoiser(world.model)
+
+
+def test_the_prediction_is_the_hosts(world):
+    frozen, denoiser = frozen_models(world), denoiser_of(world)
+    batch = random_batch(frozen, 2)
+    sigma = denoiser.schedule.sigmas[[200, 800]]
+    noised = denoiser.schedule.noise_scaling(sigma, torch.randn(2, 4, 8, 8), batch.latents)
+    with torch.no_grad():
+        output = denoiser(noised, sigma, batch.context, {}, batch.conditions)
+        host = world.model.model.apply_model(
+            noised, sigma, c_crossattn=batch.context, **batch.conditions
+        )
+    ours = denoiser.schedule.calculate_denoised(sigma, output, noised)
+    assert torch.allclose(ours, host, rtol=1e-4, atol=1e-4 * float(host.abs().max()))
+
+
+def test_captions_are_read_as_the_nodes_read_prompts(world):
+    frozen = frozen_models(world)
+    model, clip = world.apply(world.subject("subject"))
+    for caption, text in zip(CAPTIONS, frozen.text(CAPTIONS), strict=True):
+        ((context, found),) = world.encode(caption, clip)
+        assert torch.equal(text.context, context[0])
+        slots = found["model_conds"]["nested_attention_slots"].cond[0]
+        assert text.positions == tuple(slots[:, 1].tolist())
+        if text.pooled is not None:
+            assert torch.equal(text.pooled, found["pooled_output"][0])
+    assert frozen.text([""])[0].positions == ()
+
+
+def test_y_is_the_hosts(worlds):
+    world = worlds("sdxl")
+    frozen = frozen_models(world)
+    pooled = torch.randn(2, 96)
+    made = frozen.conditions(pooled, 768, 1024)["y"]
+    host = world.model.model.encode_adm(pooled_output=pooled, height=768, width=1024, device="cpu")
+    assert torch.equal(made, host)
+    assert frozen_models(worlds("sd15")).conditions(pooled, 768, 1024) == {}
+
+
+def losses_of(step, batch):
+    """Of each sample, at noise that is always the same."""
+    generators = [torch.Generator().manual_seed(row) for row in range(len(batch))]
+    sigma = step.noising.draw(step.schedule, generators)
+    noise = core("training.objective").draw_noise(batch.latents.shape[1:], generators)
+    return step(batch, sigma, noise)
+
+
+def test_it_learns(world):
+    frozen, denoiser = frozen_models(world), denoiser_of(world)
+    before = {name: w.clone() for name, w in world.model.model.state_dict().items()}
+    batch, trainer = random_batch(frozen, 2), core("training.trainer")
+    step = training_step(world, denoiser)
+    at_first = losses_of(step, batch).mean().detach()
+    seen: list[float] = []
+    made = trainer.Trainer(
+        step,
+        Few(batch),
+        trainer.RunSettings(steps=50, batch=1, threads=0),
+        core("training.optimisers").OptimiserSettings(rate=1e-2, warmup=5),
+        listeners=trainer.Listeners(on_step=lambda progress: seen.append(progress.last_loss)),
+    )
+    weights = made.run()
+    assert len(seen) == 50
+    at_last = losses_of(step, batch).mean().detach()
+    assert at_last < 0.97 * at_first, (at_first, at_last)
+    assert all(bool(torch.isfinite(weight).all()) for weight in weights.values())
+    after = world.model.model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before), "the base has moved"
+
+
+def gradients_of(world, denoiser, batch):
+    step = training_step(world, denoiser)
+    losses = losses_of(step, batch)
+    losses.mean().backward()
+    return losses.detach(), {name: p.grad.clone() for name, p in step.named_parameters()}
+
+
+def test_checkpointing_changes_no_gradient(world):
+    checkpointing = conftest.pack("nodes.host.checkpointing")
+    frozen, denoiser = frozen_models(world), denoiser_of(world)
+    batch = random_batch(frozen, 2)
+    plain = gradients_of(world, denoiser, batch)
+    model = world.model.model.diffusion_model
+    counts = []
+    real = checkpointing.checkpoint
+    try:
+        checkpointing.checkpoint = lambda *a, **k: counts.append(1) or real(*a, **k)
+        checkpointing.checkpoint_blocks(model)
+        saved = gradients_of(world, denoiser, batch)
+    finally:
+        checkpointing.checkpoint = real
+        checkpointing.release_blocks(model)
+    assert len(counts) > len(denoiser.sites)
+    assert torch.equal(plain[0], saved[0])
+    for name, gradient in plain[1].items():
+        assert bool(gradient.any()), f"{name} gets no gradient"
+        assert torch.allclose(gradient, saved[1][name], rtol=1e-4, atol=1e-7), name
+    assert "forward" not in vars(model.input_blocks[1][0])
+
+
+def test_rows_without_a_subject_train_nothing(sd15):
+    frozen, denoiser = frozen_models(sd15), denoiser_of(sd15)
+    batch = random_batch(frozen, 2)
+    batch.positions.fill_(-1)
+    _, gradients = gradients_of(sd15, denoiser, batch)
+    assert all(not bool(gradient.any()) for gradient in gradients.values())
+
+
+SAMPLING = {
+    "epsilon": (comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.EPS),
+    "v": (comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.V_PREDICTION),
+    "flow": (comfy.model_sampling.ModelSamplingDiscreteFlow, comfy.model_sampling.CONST),
+}
+
+
+@pytest.fixture(params=sorted(SAMPLING))
+def prediction(request):
+    """(name, the host's description of a schedule with that prediction type)"""
+    return request.param, type("Sampling", SAMPLING[request.param], {})()
+
+
+def test_the_target_is_the_prediction_types_own(prediction):
+    name, schedule = prediction
+    generator = torch.Generator().manual_seed(0)
+    latents, noise = (torch.randn(3, 4, 8, 8, generator=generator) for _ in range(2))
+    sigma = schedule.sigmas[[100, 500, 900]]
+    noised = schedule.noise_scaling(sigma, noise.clone(), latents)
+    target = core("training.objective").target(schedule, sigma, noised, latents)
+    signal = (1 / (1 + sigma**2)).sqrt().view(-1, 1, 1, 1)  # of the variance preserving form
+    expected = {
+        "epsilon": noise,
+        "v": signal * noise - (1 - signal**2).sqrt() * latents,
+        "flow": noise - latents,
+    }[name]
+    assert torch.allclose(target, expected, atol=1e-4)
+
+
+def test_min_snr_weighs_as_published(prediction):
+    name, schedule = prediction
+    sigma = schedule.sigmas[[50, 500, 950]]
+    weights = core("training.objective").Noising(min_snr=5.0).weights(schedule, sigma)
+    ratio = ((1 - sigma) / sigma) ** 2 if name == "flow" else 1 / sigma**2
+    least = ratio.clamp_max(5)
+    expected = {
+        "epsilon": least / ratio,
+        "v": least / (ratio + 1),
+        "flow": least * sigma**2,
+    }[name]
+    assert torch.allclose(weights, expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize(("shift", "low", "high"), [(-3.0, 0.0, 0.2), (3.0, 0.8, 1.0)])
+def test_levels_follow_the_shift(shift, low, high):
+    objective = core("training.objective")
+    schedule = type("Sampling", SAMPLING["flow"], {})()
+    generators = [objective.sample_generator(0, number) for number in range(400)]
+    drawn = objective.Noising("logit-normal", shift).draw(schedule, generators)
+    assert low < float(drawn.median()) < high
+    uniform = objective.Noising("uniform").draw(schedule, generators)
+    assert 0.42 < float(uniform.mean()) < 0.58
+    assert set(drawn.tolist()) <= set(schedule.sigmas.tolist())
