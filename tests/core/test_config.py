@@ -156,9 +156,10 @@ def test_files_that_cannot_be_read_are_a_sentence(tmp_path):
         load_config(tmp_path)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.toml")), ids=lambda p: p.name)
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.toml")), ids=lambda p: p.stem)
 def test_the_presets_are_valid(path):
     read = load_config(path)
     assert read.run.batch % read.run.accumulate == 0
-    if path.name.startswith("miniature"):
-        assert read.output.name == read.output.domain == path.stem.removeprefix("miniature-")
+    if path.parent.name == "miniature":
+        assert read.output.name == read.output.domain == path.stem
+        assert read.data.source == "miniature"
