@@ -139,7 +139,7 @@ def embedding_scores(found: Read, reader: Reader, domain: str, gallery: int) -> 
     )
     colours = found.labels[f"{domain}.{reader_attribute(domain)}"] >= 0
     right = torch.arange(len(found.group.cases)) % gallery
-    result = {"gallery": gallery, "pictures": int(colours.sum())}
+    result: dict[str, Any] = {"gallery": gallery, "pictures": int(colours.sum())}
     for source in found.pictures:
         drawn = reader.embed(found.pictures[source][colours], domain)
         identity = measures.normalised_identity(drawn, first, second, right[colours])

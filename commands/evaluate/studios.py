@@ -51,8 +51,8 @@ def open_painter(path: Path | None, how: Settings) -> Painter:
     if path is not None and path.suffix == ".pt":
         loaded, about = _of_training(path)
     else:
-        path = path or miniature.FILE
-        loaded, about = miniature.load_miniature(path), {"weights": path.name}
+        file = path or Path(miniature.FILE)
+        loaded, about = miniature.load_miniature(file), {"weights": file.name}
     # The host sets no memory format; this one is the faster on a CPU, and the same function.
     loaded.model.model.diffusion_model.to(memory_format=torch.channels_last)
     return Painter(Studio(*loaded), how, about)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..training.miniature.drawing import SCENES
@@ -102,7 +102,7 @@ def single_cases(
     return made
 
 
-def pair_cases(pools: dict[str, Sequence[Identity]], count: int, seed: int) -> list[Case]:
+def pair_cases(pools: Mapping[str, Sequence[Identity]], count: int, seed: int) -> list[Case]:
     """`count` prompts of two subjects of different domains, every ordered pair in turn; every
     second one in a style."""
     orders = list(itertools.permutations(DOMAINS, 2))
