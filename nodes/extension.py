@@ -10,6 +10,7 @@ from .host.files import register_folder
 from .miniature import LoadMiniature
 from .prompt import NestedPrompt
 from .subject import CombineSubjects, EncodeSubject
+from .train import TrainNestedEncoder
 
 
 class NestedAttentionExtension(ComfyExtension):
@@ -25,4 +26,5 @@ class NestedAttentionExtension(ComfyExtension):
             ApplyNestedAttention,
             NestedPrompt,
             LoadMiniature,
+            TrainNestedEncoder,
         ]

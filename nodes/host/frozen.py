@@ -20,7 +20,7 @@ from ...nested_attn_core.fingerprint import content_fingerprint, weights_fingerp
 from ...nested_attn_core.subject import Subject, Subjects
 from ...nested_attn_core.training.batches import Text
 from .carrier import SLOTS
-from .miniature import load_miniature
+from .miniature import is_miniature, load_miniature
 from .text import bind_clip
 
 MINIATURE = "miniature"
@@ -168,12 +168,13 @@ def load_frozen(
                 f"{path.name} is no CLIP Vision model that ComfyUI knows; set "
                 "backbone.clip_vision to one."
             )
-    family = MINIATURE if checkpoint == MINIATURE else base_family(model)
-    return FrozenModels(model, clip, vae, vision, class_word, family, name, code)
+    return FrozenModels(model, clip, vae, vision, class_word, base_family(model), name, code)
 
 
 def base_family(model: Any) -> str:
-    """ "sd15" or "sdxl": what the pack calls the family of a host model."""
+    """ "miniature", "sd15" or "sdxl": what the pack calls the family of a host model."""
+    if is_miniature(model):
+        return MINIATURE
     width = model.model.model_config.unet_config.get("context_dim")
     return "sdxl" if model.model.adm_channels or (width or 0) >= 2048 else "sd15"
 

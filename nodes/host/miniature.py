@@ -55,6 +55,11 @@ class _Config(comfy.supported_models.SD15):
         return False  # the host would take any UNet of more than four channels for one
 
 
+def is_miniature(model: Any) -> bool:
+    """Whether a host MODEL is the miniature, or a clone of it."""
+    return isinstance(model.model.model_config, _Config)
+
+
 def read(path: Path = FILE) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     """The parts' state dicts ("unet", "text", "vae", "vision") in fp32, and the metadata.
 

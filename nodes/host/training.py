@@ -58,7 +58,7 @@ class FrozenDenoiser:
 
     def __init__(self, model: Any, attend: Callable[..., Tensor] = nested_attention):
         base = model.model
-        self.schedule = base.model_sampling
+        self.schedule = model.get_model_object("model_sampling")
         self.dtype: torch.dtype = base.manual_cast_dtype or base.get_dtype()
         self._base = base
         self._patched = PatchedDenoiser(base.diffusion_model, 1.0, attend)
