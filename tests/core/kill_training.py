@@ -18,7 +18,7 @@ import torch
 
 from nested_attn_core.training import checkpoints
 from nested_attn_core.training.trainer import Listeners, Progress
-from tests.core.toy_training import trainer
+from toy_training import trainer
 
 STEPS = 120
 # Where in a save a child kills itself; the others are killed from outside, at any time.

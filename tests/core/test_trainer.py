@@ -17,17 +17,16 @@ from nested_attn_core.training.checkpoints import load_state
 from nested_attn_core.training.data.example import DataError
 from nested_attn_core.training.states import StateFolder, TrainingStopped
 from nested_attn_core.training.trainer import Listeners
-from tests.core.toy_training import ToyExamples, trainer
+from toy_training import ToyExamples, trainer
 
-ROOT = Path(__file__).parents[2]
+HERE = Path(__file__).parent
 EXACT = ("parameters", "averaged", "optimiser", "rng", "sample", "loss")
 
 
 def program(name: str, *words: object, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", f"tests.core.{name}", *map(str, words)],
-        cwd=ROOT,
-        env={**os.environ, **environment},
+        [sys.executable, str(HERE / f"{name}.py"), *map(str, words)],
+        env={**os.environ, "PYTHONPATH": str(HERE.parents[1]), **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

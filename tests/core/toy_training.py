@@ -16,7 +16,7 @@ from torch import nn
 
 from nested_attn_core.training.batches import Batch
 from nested_attn_core.training.methods import Injection, Method
-from nested_attn_core.training.objective import Noising, sample_generator
+from nested_attn_core.training.objective import NoiseSchedule, Noising, sample_generator
 from nested_attn_core.training.optimisers import OptimiserSettings
 from nested_attn_core.training.step import TrainingStep
 from nested_attn_core.training.trainer import Listeners, RunSettings, Trainer
@@ -26,7 +26,7 @@ from nested_attn_core.training.workers import Workers
 class Flow:
     """A rectified flow, described as the host describes one."""
 
-    sigmas = torch.arange(1, 1001) / 1000
+    sigmas: torch.Tensor = torch.arange(1, 1001) / 1000
 
     def calculate_input(self, sigma, noise):
         return noise
@@ -58,7 +58,7 @@ class ToyMethod(Method):
 class ToyDenoiser:
     """Predicts what the method says, on every place."""
 
-    schedule = Flow()
+    schedule: NoiseSchedule = Flow()
 
     def __call__(self, noised, sigma, context, items, conditions):
         return noised + items["site"][0][..., None, None]

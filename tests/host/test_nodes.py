@@ -17,6 +17,7 @@ NODES = (
     "NestedAttentionApply",
     "NestedAttentionPrompt",
     "NestedAttentionLoadMiniature",
+    "NestedAttentionTrainEncoder",
 )
 
 

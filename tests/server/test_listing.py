@@ -16,6 +16,7 @@ NODES = {
     "NestedAttentionCombineSubjects",
     "NestedAttentionApply",
     "NestedAttentionPrompt",
+    "NestedAttentionTrainEncoder",
 }
 FOLDERS_WITH_LISTS = ("checkpoints", "clip_vision", "vae", "loras", "diffusion_models")
 
