@@ -83,7 +83,8 @@ class MethodSection(Section):
     )
     train_placeholder: bool = Field(
         default=False,
-        description="Also train the embedding of the placeholder, instead of the class word's own.",
+        description="Also train the embedding of the placeholder, instead of the class word's own "
+        "(not supported yet: leave it false).",
     )
     norm: Literal["text", "none"] = Field(
         default="text",
@@ -240,12 +241,19 @@ class ObjectiveSection(Section):
         default=0.0,
         ge=0,
         description="Weight of the identity loss: distance between embeddings of the predicted and "
-        "the reference picture; 0 switches it off.",
+        "the target picture; 0 switches it off.",
     )
     identity_embedder: str = Field(
         default="backbone",
         min_length=1,
         description='What embeds for it: "backbone", or "module:function" of your own.',
+    )
+    identity_max_noise: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="Share of the noise schedule, from its clean end, in which it is taken: where "
+        "there is more noise, a predicted picture is too vague.",
     )
 
 

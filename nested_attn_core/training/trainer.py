@@ -108,7 +108,7 @@ class Trainer:
         self._optimiser = self.workers.prepare_optimiser(
             make_optimiser([p for _, p in named], optimiser)
         )
-        self._averaged = {name: p.detach().clone() for name, p in named}
+        self._averaged = {n: p.detach().clone() for n, p in named} if settings.ema else {}
         self._states = (
             None if settings.folder is None else StateFolder(settings.folder, settings.keep)
         )
@@ -141,7 +141,7 @@ class Trainer:
 
     def averaged(self) -> dict[str, Tensor]:
         """The averaged weights by name, whole and on the CPU."""
-        source = self._averaged if self.settings.ema else dict(self._named)
+        source = self._averaged or dict(self._named)
         return {name: self.workers.whole(tensor) for name, tensor in source.items()}
 
     def _one_step(self, pieces: Iterator[tuple[Batch, Sequence[int]]]) -> float:
@@ -241,7 +241,8 @@ class Trainer:
         with torch.no_grad():
             for name, parameter in self._named:
                 self.workers.fill(parameter, state["parameters"][name])
-                self.workers.fill(self._averaged[name], state["averaged"][name])
+            for name, average in self._averaged.items():
+                self.workers.fill(average, (state["averaged"] or state["parameters"])[name])
         self.workers.load_optimiser(self._step, self._optimiser, state["optimiser"])
         torch.set_rng_state(state["rng"])
         self._done, self._seconds, self._loss = state["step"], state["seconds"], state["loss"]

@@ -17,6 +17,7 @@ from ...nested_attn_core.checkpoint import EncoderInfo, load_encoder, save_encod
 from ...nested_attn_core.encoder import EncoderConfig, NestedEncoder
 from ...nested_attn_core.errors import NestedAttentionError
 from ...nested_attn_core.training.config import TrainingConfig
+from ...nested_attn_core.training.identity import IdentityLoss
 from ...nested_attn_core.training.methods import NestedMethod
 from ...nested_attn_core.training.objective import Noising
 from ...nested_attn_core.training.optimisers import OptimiserSettings
@@ -24,6 +25,7 @@ from ...nested_attn_core.training.step import TrainingStep
 from ...nested_attn_core.training.trainer import RunSettings
 from .checkpointing import checkpoint_blocks
 from .frozen import FrozenModels, load_frozen
+from .identity import identity_loss
 from .sites import site_projections
 from .training import FrozenDenoiser
 
@@ -99,6 +101,11 @@ class Learning:
             raise NestedAttentionError(
                 f'method.name is "{method.name}", which has no encoder\'s file; set it to nested.'
             )
+        if method.train_placeholder:
+            raise NestedAttentionError(
+                "method.train_placeholder is true, and an encoder's file has no place for an "
+                "embedding yet; set it to false: the class word's own embedding is used."
+            )
         return TrainingStep(
             NestedMethod(self.encoder(feature_dim), self.norm, method.token_weight),
             self.denoiser,
@@ -106,6 +113,19 @@ class Learning:
                 objective.sigma, objective.sigma_shift, objective.sigma_scale, objective.min_snr
             ),
             objective.mask_weight,
+            self._identity(),
+        )
+
+    def _identity(self) -> IdentityLoss | None:
+        wanted = self.config.objective
+        if not wanted.identity_weight:
+            return None
+        return identity_loss(
+            self.frozen,
+            self.denoiser.schedule,
+            wanted.identity_embedder,
+            wanted.identity_weight,
+            wanted.identity_max_noise,
         )
 
     @property

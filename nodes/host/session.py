@@ -117,7 +117,7 @@ class Session:
                 f"There is no saved state in {settings.folder}; train first, without --export."
             )
         encoder = self._config_of(self.learning.step(self.feature_dim))
-        self._write(state["averaged"], encoder, state["step"])
+        self._write(state["averaged"] or state["parameters"], encoder, state["step"])
 
     @cached_property
     def learning(self) -> Learning:

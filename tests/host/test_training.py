@@ -251,3 +251,47 @@ def test_levels_follow_the_shift(shift, low, high):
     uniform = objective.Noising("uniform").draw(schedule, generators)
     assert 0.42 < float(uniform.mean()) < 0.58
     assert set(drawn.tolist()) <= set(schedule.sigmas.tolist())
+
+
+OWN = """
+def colour_of(pictures):
+    return pictures.mean((2, 3)) - 0.4
+"""
+
+
+@pytest.fixture(scope="module")
+def miniature(host):
+    """The frozen models of the miniature."""
+    with torch.inference_mode(False):
+        return conftest.pack("nodes.host.frozen").load_frozen("miniature", "miniature", "person")
+
+
+@pytest.mark.parametrize("name", ["backbone", "own_embedder:colour_of"])
+def test_the_identity_loss_has_the_gradient_that_it_says(miniature, name, tmp_path, monkeypatch):
+    (tmp_path / "own_embedder.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    schedule = miniature.model.get_model_object("model_sampling")
+    loss = conftest.pack("nodes.host.identity").identity_loss(miniature, schedule, name, 2.0, 0.5)
+    pictures = torch.rand(2, 64, 64, 3, generator=torch.Generator().manual_seed(0))
+    latents = miniature.latents(pictures)
+    sigma = torch.tensor([0.3, 0.9])
+    exact = loss(latents.clone().requires_grad_(True), latents, sigma)
+    assert torch.allclose(exact, torch.zeros(2), atol=1e-5)
+    direction = torch.randn(latents.shape, generator=torch.Generator().manual_seed(1))
+    predicted = (latents + 0.3 * direction).requires_grad_(True)
+    losses = loss(predicted, latents, sigma)
+    (gradient,) = torch.autograd.grad(losses.sum(), predicted)
+    assert losses[0] > 0 and losses[1] == 0 and not bool(gradient[1].any())
+    step = 1e-2 * gradient[:1] / gradient[:1].norm()
+    with torch.no_grad():
+        ahead, behind = (
+            loss(predicted[:1] + sign * step, latents[:1], sigma[:1]) for sign in (1, -1)
+        )
+    assert float(ahead - behind) / 2e-2 == pytest.approx(float(gradient.norm()), rel=0.05)
+
+
+def test_an_embedder_that_is_not_there_is_told():
+    with pytest.raises(ValueError, match='"nowhere:f", which cannot be imported'):
+        core("training.identity").embedder_of("nowhere:f")
+    with pytest.raises(ValueError, match="there is no colon in it"):
+        core("training.identity").embedder_of("nowhere")
