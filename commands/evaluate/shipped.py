@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -74,6 +75,8 @@ def node_difference(graph: Graph, painter: Painter, exam: Exam, artist: Any, row
 def prior_change(graph: Graph, exam: Exam, rows: int) -> float:
     """Largest change, by the applied node, of pictures whose prompts name no subject."""
     largest = 0.0
+    # That no prompt names the subject is the point here, and no reason to warn.
+    logging.getLogger("nested_attention").setLevel(logging.ERROR)
     for row in range(rows):
         model, clip = graph.applied(exam.pictures[exam.who[row]][None], 1.0)
         prompt, seed = exam.captions[row], exam.seeds[row]

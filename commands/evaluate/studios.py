@@ -34,12 +34,14 @@ class Painter:
             ),
         )
 
+    @torch.no_grad()
     def coded(self, images: Tensor) -> Tensor:
         """Pictures (n, H, W, 3) once through the autoencoder: what the base could at best draw."""
         vae = self.studio.vae
         return torch.cat([vae.decode(vae.encode(part)).cpu() for part in images.split(BATCH)])
 
 
+@torch.no_grad()
 def in_batches(count: int, draw: Callable[[slice], Tensor]) -> Tensor:
     """Pictures of all rows, drawn some at a time."""
     return torch.cat([draw(slice(at, min(at + BATCH, count))) for at in range(0, count, BATCH)])
