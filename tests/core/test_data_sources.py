@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import logging
 import os
 import sys
 import threading
@@ -119,6 +120,22 @@ def test_bytes_that_are_no_picture_are_a_sentence(junk, cut):
     for content in (junk, whole[: cut % len(whole)], b"\x89PNG\r\n\x1a\n" + junk):
         try:
             assert decode(content, "cat.png").mode == "RGB"
+        except DataError as error:
+            assert str(error).startswith("cat.png is ")
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    st.sampled_from(["PNG", "JPEG", "WEBP", "TIFF", "BMP"]),
+    st.lists(st.tuples(st.floats(0, 0.999), st.integers(1, 255)), min_size=1, max_size=6),
+)
+def test_a_damaged_picture_is_read_or_a_sentence(form, damage):
+    content = bytearray(encoded(picture(1), form))
+    for place, bits in damage:
+        content[int(place * len(content))] ^= bits
+    for read in (decode, decode_mask):
+        try:
+            assert read(bytes(content), "cat.png").mode in ("RGB", "L")
         except DataError as error:
             assert str(error).startswith("cat.png is ")
 
@@ -371,6 +388,16 @@ def test_a_broken_index_is_made_again(tmp_path, content):
     (tmp_path / "index.json").write_text(content)
     assert ContentIndex(tmp_path / "index.json").facts(items) == expected
     assert ContentIndex(tmp_path / "index.json").facts(items) == expected
+
+
+def test_an_index_that_cannot_be_kept_is_done_without(tmp_path, caplog):
+    write_folder(tmp_path / "pictures", {"tom": 1})
+    items = list_folder(tmp_path / "pictures", "folder").items
+    (tmp_path / "file").write_text("in the way of a folder")
+    index = ContentIndex(tmp_path / "file" / "index.json")
+    with caplog.at_level(logging.WARNING):
+        assert index.facts(items) == ContentIndex(tmp_path / "good.json").facts(items)
+    assert "cannot be written" in caplog.text
 
 
 def test_a_mask_is_part_of_what_a_picture_is(tmp_path):

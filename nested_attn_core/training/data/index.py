@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -64,14 +65,21 @@ class ContentIndex:
             return {}
 
     def _save(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         facts = {stamp: [found.key, *found.size] for stamp, found in self._facts.items()}
         unfinished = self.path.with_name(f"{self.path.name}.{os.getpid()}.part")
         try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             unfinished.write_text(json.dumps({"format": _FORMAT, "facts": facts}), encoding="utf-8")
             os.replace(unfinished, self.path)
+        except OSError as error:
+            log.warning(
+                "%s cannot be written (%s); the pictures are looked at again next time.",
+                self.path,
+                error.strerror or error,
+            )
         finally:
-            unfinished.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                unfinished.unlink()
 
 
 def _look(item: Item) -> Facts | DataError:
