@@ -307,6 +307,15 @@ def test_several_processes_share_the_work(pictures):
     assert [one.calls for one in encoders] == before
 
 
+def test_a_late_process_leaves_no_gap(pictures):
+    """What one has written already must not move the others' parts."""
+    for rank in range(3):
+        opened(pictures).prepare(part=rank, of=3)
+    after = ToyEncoders()
+    opened(pictures, after).prepare()
+    assert after.calls == {"latents": 0, "features": 0, "text": 0}
+
+
 def test_changed_pictures_models_and_sizes_are_computed_anew(pictures):
     opened(pictures).prepare()
     one = ToyEncoders()
@@ -365,6 +374,14 @@ def test_subjects_kept_out_are_in_no_batch(pictures):
     # More pictures do not move the split.
     write_folder(pictures / "pictures", {name: 5})
     assert opened(pictures, data={"held_out": 0.3}).held_out == {name}
+
+
+def test_not_everybody_is_kept_out(tmp_path):
+    write_folder(tmp_path / "pictures", {"tom": 2})
+    data = opened(tmp_path, data={"held_out": 0.9})
+    assert not data.held_out and data.targets == [0, 1]
+    write_folder(tmp_path / "pictures", {"tom": 2, "anna": 2})
+    assert len(opened(tmp_path, data={"held_out": 0.9}).held_out) == 1
 
 
 def test_buckets_make_batches_of_one_size(pictures):

@@ -114,7 +114,8 @@ class TrainingData:
         """
         for kind, store in self.stores.items():
             wanted = {self._key(request): request for request in self._needed(kind)}
-            missing = store.missing(wanted)[part::of]
+            # Parts of what is wanted, as what is missing may differ while others write.
+            missing = store.missing(list(wanted)[part::of])
             done = 0
             for entries in self._computed([wanted[key] for key in missing]):
                 store.write(entries)
@@ -163,7 +164,8 @@ class TrainingData:
         names = sorted(
             set(self.identities), key=lambda name: hashlib.sha256(name.encode()).hexdigest()
         )
-        return frozenset(names[: max(1, round(share * len(names)))])
+        # One at least on either side, where there are two.
+        return frozenset(names[: min(len(names) - 1, max(1, round(share * len(names))))])
 
     def _needed(self, kind: Kind) -> Iterator[Request]:
         """Everything of a kind that a batch may ask for."""

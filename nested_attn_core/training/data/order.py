@@ -75,8 +75,8 @@ class Order:
     ):
         if not rows:
             raise DataError(
-                'No subject has two pictures, and data.augment is "never"; add pictures, or set '
-                'data.augment to "single".'
+                "No subject has a picture that may be the reference for another one; add pictures "
+                'of each subject, or set data.augment to "single".'
             )
         self.pairs = pairs
         self.batch = batch
