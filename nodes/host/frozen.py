@@ -162,12 +162,7 @@ def load_frozen(
         vision, name = small.clip_vision, "the miniature's CLIP_VISION (Load Miniature)"
     else:
         path = _find("clip_vision", clip_vision)
-        vision, name = comfy.clip_vision.load(str(path)), f"the CLIP Vision model {path.name}"
-        if vision is None:
-            raise NestedAttentionError(
-                f"{path.name} is no CLIP Vision model that ComfyUI knows; set "
-                "backbone.clip_vision to one."
-            )
+        vision, name = _load_vision(path), f"the CLIP Vision model {path.name}"
     return FrozenModels(model, clip, vae, vision, class_word, base_family(model), name, code)
 
 
@@ -188,11 +183,10 @@ def _load_checkpoint(name: str, dtype: torch.dtype | None) -> tuple[Any, Any, An
             embedding_directory=folder_paths.get_folder_paths("embeddings"),
             model_options=options,
         )
-    except (RuntimeError, ValueError, KeyError) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except Exception as error:  # the host raises many kinds for a file that is none
         raise NestedAttentionError(
-            f"{path.name} is no checkpoint that ComfyUI can load ({first}); set base.checkpoint to "
-            "one with a UNet, its text encoders and its VAE."
+            f"{path.name} is no checkpoint that ComfyUI can load ({_first_line(error)}); set "
+            "base.checkpoint to one with a UNet, its text encoders and its VAE."
         ) from error
     missing = [part for part, made in (("UNet", model), ("CLIP", clip), ("VAE", vae)) if not made]
     if missing:
@@ -201,6 +195,24 @@ def _load_checkpoint(name: str, dtype: torch.dtype | None) -> tuple[Any, Any, An
             "checkpoint, with a UNet, its text encoders and its VAE."
         )
     return model, clip, vae
+
+
+def _load_vision(path: Path) -> Any:
+    try:
+        vision, reason = comfy.clip_vision.load(str(path)), "its layout is not known"
+    except Exception as error:  # as above
+        vision, reason = None, _first_line(error)
+    if vision is None:
+        raise NestedAttentionError(
+            f"{path.name} is no CLIP Vision model that ComfyUI can load ({reason}); set "
+            "backbone.clip_vision to one."
+        )
+    return vision
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def _find(folder: str, name: str) -> Path:

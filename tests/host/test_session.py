@@ -1,0 +1,153 @@
+"""A whole training from a settings file, on the miniature: stopped, resumed, written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from .conftest import ROOT, pack
+
+SETTINGS = """
+[base]
+checkpoint = "miniature"
+
+[backbone]
+clip_vision = "miniature"
+
+[encoder]
+tokens = 4
+width = 64
+depth = 1
+heads = 2
+ff_mult = 2
+
+[data]
+path = "pictures"
+held_out = 0.2
+smallest = 32
+variants = 2
+
+[objective]
+sigma = "logit-normal"
+drop_text = 0.3
+drop_image = 0.3
+
+[run]
+steps = 4
+batch = 2
+accumulate = 2
+checkpointing = true
+save_every = 2
+sample_every = 2
+tensorboard = true
+
+[samples]
+prompts = ["a <subject>, beach"]
+subjects = 1
+steps = 2
+
+[output]
+name = "anyone"
+domain = "person"
+licence = "CC-BY-4.0"
+"""
+
+
+@pytest.fixture(autouse=True)
+def gradients(no_gradients):
+    """A training is no node: gradients are on."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A folder with settings and pictures of four persons, one each."""
+    for source in sorted((ROOT / "models" / "references" / "person").glob("*.png"))[:4]:
+        folder = tmp_path / "pictures" / source.stem
+        folder.mkdir(parents=True)
+        shutil.copy(source, folder / "front.png")
+        (folder / "front.txt").write_text("a <person>, city")
+    (tmp_path / "settings.toml").write_text(SETTINGS)
+    return tmp_path
+
+
+def session(place: Path, *overrides: str):
+    path = place / "settings.toml"
+    config = pack("nested_attn_core.training.config_file").load_config(path, overrides)
+    return pack("nodes.host.session").Session(config, "dev.py train settings.toml", place, cpu=True)
+
+
+def stopping_after(step: int, training, monkeypatch) -> None:
+    """Asks the training to stop after a step, as a signal would."""
+    reporter = pack("nested_attn_core.training.progress").Reporter
+    real = reporter.step
+
+    def told(self, progress) -> None:
+        real(self, progress)
+        if progress.step == step:
+            training.stop()
+
+    monkeypatch.setattr(reporter, "step", told)
+
+
+def test_stopped_and_resumed_it_writes_what_an_unbroken_run_writes(place, monkeypatch):
+    assert session(place, "run.folder=whole").run()
+    first = session(place)
+    with monkeypatch.context() as patched:
+        stopping_after(3, first, patched)
+        assert not first.run()
+    folder = place / "runs" / "anyone"
+    assert not (folder / "anyone.safetensors").exists()
+    assert session(place).run()
+    one = load_file(place / "whole" / "anyone.safetensors")
+    other = load_file(folder / "anyone.safetensors")
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+    info = pack("nested_attn_core.checkpoint").read_info(folder / "anyone.safetensors")
+    assert (info.base_family, info.domain, info.steps) == ("miniature", "person", 4)
+    assert info.trained_on == "3 pictures of 3 subjects"
+    card = (folder / "anyone.md").read_text()
+    assert "dev.py train settings.toml" in card and "CC-BY-4.0" in card
+    assert str(place) not in card
+    settings = json.loads(card.split("```json\n")[1].split("```")[0])
+    assert settings["data"]["path"] == "pictures"
+    for sheet in (folder / "anyone.png", folder / "sheets" / "step-00000002.png"):
+        with Image.open(sheet) as picture:
+            assert picture.size == (2 * 128, 128 + 14)
+            assert len(set(picture.convert("L").tobytes())) > 20
+    assert list((folder / "tensorboard").iterdir())
+
+    (folder / "anyone.safetensors").unlink()
+    session(place).export()
+    exported = load_file(folder / "anyone.safetensors")
+    assert all(torch.equal(one[name], exported[name]) for name in one)
+
+
+def test_nothing_to_export_is_told(place):
+    with pytest.raises(ValueError, match="train first"):
+        session(place).export()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("base.checkpoint=nowhere.safetensors", 'no file "nowhere.safetensors"'),
+        ("backbone.clip_vision=nowhere.safetensors", 'no file "nowhere.safetensors"'),
+        ("base.checkpoint=settings.toml", "settings.toml is no checkpoint that ComfyUI can load"),
+        ("backbone.clip_vision=settings.toml", "settings.toml is no CLIP Vision model"),
+        ("method.train_placeholder=true", "set it to false"),
+        ("run.batch=3", "does not divide"),
+        ("optimiser.name=adamw8bit", "pip install bitsandbytes"),
+    ],
+)
+def test_what_cannot_be_trained_is_told(place, override, message):
+    with pytest.raises(ValueError, match=message):
+        session(place, override).run()
