@@ -14,11 +14,16 @@ PACKAGE = "nested_attention_pack"
 
 
 def host_path() -> Path:
-    """The ComfyUI folder: `COMFYUI_PATH`, else the copy that `dev.py setup` unpacked.
+    """The ComfyUI folder: `COMFYUI_PATH`, else the copy that `dev.py setup` unpacked, else the one
+    in whose custom_nodes the pack lies.
 
     Raises FileNotFoundError where there is no ComfyUI.
     """
-    path = Path(os.environ.get("COMFYUI_PATH") or ROOT / ".local" / "ComfyUI").expanduser()
+    own = ROOT / ".local" / "ComfyUI"
+    around = ROOT.parents[1]
+    if not own.is_dir() and ROOT.parent.name == "custom_nodes" and (around / "main.py").is_file():
+        own = around
+    path = Path(os.environ.get("COMFYUI_PATH") or own).expanduser()
     if not (path / "main.py").is_file():
         raise FileNotFoundError(
             f"{path} is not a ComfyUI folder (no main.py): run `python3 dev.py setup`, "
