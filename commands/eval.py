@@ -137,7 +137,7 @@ def judge_methods(arguments: argparse.Namespace) -> dict:
         print_of(arguments.checkpoint or MODELS / "miniature.safetensors"),
         print_of(arguments.ruler or MODELS / "ruler.safetensors"),
     )
-    names = arguments.domains or core("training.miniature.identities").DOMAINS
+    names = arguments.domains or artists.domains()
     chosen = artists.shipped_only
     if arguments.full:
         chosen = functools.partial(artists.compared, arguments.methods, arguments.trained)
@@ -147,11 +147,10 @@ def judge_methods(arguments: argparse.Namespace) -> dict:
 
 
 def watch_attention(arguments: argparse.Namespace) -> dict:
-    from evaluate import attention
-    from stages.common import core
+    from evaluate import artists, attention
 
     painter = painter_of(arguments)
-    names = arguments.domains or core("training.miniature.identities").DOMAINS
+    names = arguments.domains or artists.domains()
     out = arguments.out or pack.ROOT / ".local" / "eval"
     return attention.run(painter, names, arguments.seed, out)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from methods import trained
 from methods.sampling import Cast
-from stages.common import MODELS, core
+from stages.common import MODELS, core, log
 
 from .studios import Painter, in_batches
 
@@ -56,6 +56,16 @@ def shipped(domain: str, name: str = "nested") -> Artist:
         )
     method = trained.shipped(domain).method
     return Artist(name, domain, method, core("fingerprint").file_fingerprint(path))
+
+
+def domains() -> list[str]:
+    """The domains that have a shipped encoder; says which have none."""
+    every = core("training.miniature.identities").DOMAINS
+    there = [domain for domain in every if (MODELS / f"{domain}.safetensors").is_file()]
+    for domain in every:
+        if domain not in there:
+            log(f"{domain}: left out, since models/ has no encoder for it")
+    return there
 
 
 def shipped_only(domain: str) -> list[Artist]:
