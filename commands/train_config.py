@@ -45,6 +45,11 @@ def main(words: list[str]) -> int:
             print(error, file=sys.stderr)
             return 1
         raise
+    except FileNotFoundError as error:
+        if error.errno is not None:
+            raise
+        print(error, file=sys.stderr)  # of pack.host_path: no ComfyUI
+        return 1
     except KeyboardInterrupt:
         print("Stopped; run the same command again to go on.", file=sys.stderr)
         return 130

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -151,3 +153,24 @@ def test_nothing_to_export_is_told(place):
 def test_what_cannot_be_trained_is_told(place, override, message):
     with pytest.raises(ValueError, match=message):
         session(place, override).run()
+
+
+def command(place: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """The command of an installed pack, from its folder."""
+    return subprocess.run(
+        [sys.executable, "-m", "commands.train", *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_command_checks_and_explains(place):
+    done = command(place, str(place / "nothing.toml"))
+    assert done.returncode == 1
+    assert "There is no file" in done.stderr and "Traceback" not in done.stderr
+    (place / "pictures" / "1" / "front.txt").write_text("a beach")
+    done = command(place, str(place / "settings.toml"), "--check")
+    assert done.returncode == 1
+    assert "3 of 4 pictures can be trained on" in done.stdout and "Traceback" not in done.stderr
