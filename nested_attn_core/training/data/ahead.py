@@ -17,9 +17,9 @@ class ReadAhead(Generic[Name, Loaded]):
         self._pool = ThreadPoolExecutor(threads, "pictures") if threads else None
         self._coming: dict[Name, Future[Loaded]] = {}
 
-    def expect(self, loads: Mapping[Name, Callable[[], Loaded]]) -> None:
-        """Starts what is not under way, and forgets what was expected and is no longer."""
-        for name in self._coming.keys() - loads.keys():
+    def expect(self, loads: Mapping[Name, Callable[[], Loaded]], alone: bool = True) -> None:
+        """Starts what is not under way; `alone` forgets what was expected and is no longer."""
+        for name in self._coming.keys() - loads.keys() if alone else ():
             self._coming.pop(name).cancel()
         if self._pool is not None:
             for name in loads.keys() - self._coming.keys():

@@ -217,8 +217,9 @@ class TrainingData:
         """Entries by key, in portions that are worth a block; all requests are of one kind."""
         portion: dict[str, dict[str, Tensor]] = {}
         size = 0
-        for group in self._groups(requests):
-            for request, entry in zip(group, self._encoded(group), strict=True):
+        groups = list(self._groups(requests))
+        for group, coming in zip(groups, [*groups[1:], ()], strict=False):
+            for request, entry in zip(group, self._encoded(group, coming), strict=True):
                 portion[self._key(request)] = entry
                 size += sum(tensor.nbytes for tensor in entry.values())
             if size > _BLOCK_BYTES:
@@ -241,11 +242,15 @@ class TrainingData:
         for first in range(0, len(requests), at_once):
             yield requests[first : first + at_once]
 
-    def _encoded(self, group: Sequence[Request]) -> list[dict[str, Tensor]]:
+    def _encoded(
+        self, group: Sequence[Request], coming: Sequence[Request]
+    ) -> list[dict[str, Tensor]]:
+        """What a group asks for; pictures of the one that is coming are read meanwhile."""
         if group[0].kind == "text":
             texts = self.encoders.text([self._captions[request.row] for request in group])
             return [_entry(text) for text in texts]
         pictures = self._ahead.take({r: lambda r=r: self._picture(r) for r in group})
+        self._ahead.expect({r: lambda r=r: self._picture(r) for r in coming}, alone=False)
         by_shape: dict[tuple[int, ...], list[Request]] = defaultdict(list)
         for request in group:
             by_shape[tuple(pictures[request].shape)].append(request)
