@@ -163,6 +163,17 @@ MODES = {
 }
 
 
+def command(words: list[str]) -> str:
+    """What was asked for, without the places that change no figure."""
+    places = {"--json", "--out", "--keep"}
+    kept = [
+        word
+        for before, word in zip(["", *words], words, strict=False)
+        if not {before, word} & places
+    ]
+    return shlex.join(["dev.py", "eval", *kept])
+
+
 def main() -> int:
     arguments = parser().parse_args()
     if arguments.plots:
@@ -178,7 +189,7 @@ def main() -> int:
     started = time.monotonic()
     report = {
         "mode": mode,
-        "command": shlex.join(["dev.py", "eval", *sys.argv[1:]]),
+        "command": command(sys.argv[1:]),
         **MODES[mode](arguments),
         "seconds": round(time.monotonic() - started, 1),
     }

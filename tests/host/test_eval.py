@@ -61,6 +61,8 @@ def full(baseline: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict
 
 def test_the_figures_have_the_agreed_keys(full):
     report, folder = full
+    assert report["command"].startswith("dev.py eval --full --pictures 3")
+    assert "--json" not in report["command"] and str(folder) not in report["command"]
     assert report["images_per_domain"] == 3 and set(report["domains"]) == {"kitten"}
     found = report["domains"]["kitten"]
     agreed = {"identity", "identity_ci", "retrieval_at_1", "gallery", "prompt", "prompt_base"}
