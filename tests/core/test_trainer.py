@@ -88,13 +88,16 @@ def test_two_processes_are_one(tmp_path):
         finished(process)
     report = json.loads((tmp_path / "two.json").read_text())
     assert report["count"] == 2
-    for parts in ("1", "2"):
-        curve, weights = report[parts]["losses"], report[parts]["weights"]
+    for kind in ("whole", "parts", "shards"):
+        curve, weights = report[kind]["losses"], report[kind]["weights"]
         assert len(losses) == len(curve) == 30
         assert max(abs(a - b) for a, b in zip(losses, curve, strict=True)) < 1e-4
         for name, weight in alone.items():
             assert abs(float(weight.double().sum()) - weights[name]) < 1e-3, name
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+    # Only the optimiser of sharded weights goes by their names.
+    sharded = newest(tmp_path / "two" / "shards")["optimiser"]["state"]
+    assert all(isinstance(name, str) for name in sharded)
 
 
 def test_a_batch_in_parts_is_the_batch(tmp_path):

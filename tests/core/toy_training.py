@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
 
 from nested_attn_core.training.batches import Batch
 from nested_attn_core.training.methods import Injection, Method
@@ -95,29 +96,58 @@ def trainer(folder: Path | None, workers: Workers | None = None, **settings) -> 
     )
 
 
+def sharded_workers():
+    """Processes that each keep a part of every weight, as FSDP does. Accelerate itself shards on
+    accelerators only, so that its one call is made here."""
+    from torch.distributed.fsdp import fully_shard
+
+    from nested_attn_core.training.accelerated import AcceleratedWorkers
+
+    class ShardedWorkers(AcceleratedWorkers):
+        def prepare_model(self, step):
+            return fully_shard(step, mesh=init_device_mesh("cpu", (self.count,)))
+
+    workers = ShardedWorkers(cpu=True)
+    workers._sharded = workers.reshapes = True
+    return workers
+
+
+def curve_of(folder: Path, workers: Workers, stop: int = 30, **settings) -> dict[str, Any]:
+    """Losses and the weights' sums of 30 steps, with a new start after `stop` of them."""
+    losses: list[float] = []
+    weights = {}
+    for last in dict.fromkeys((stop, 30)):
+
+        def on_step(progress, last: int = last) -> bool:
+            losses.append(progress.last_loss)
+            return progress.step < last
+
+        made = trainer(
+            folder,
+            workers,
+            steps=30,
+            save_every=10,
+            listeners=Listeners(on_step=on_step),
+            **settings,
+        )
+        weights = {name: float(weight.double().sum()) for name, weight in made.run().items()}
+    return {"losses": losses, "weights": weights}
+
+
 def main(folder: str, target: str) -> None:
-    """Trains on as many processes as the environment tells, with a batch as one and in two parts;
-    the first process writes the losses and the weights' sums."""
+    """Trains on as many processes as the environment tells: a batch as one, in two parts, and with
+    weights in shards; the first process writes what came out."""
     from nested_attn_core.training.accelerated import AcceleratedWorkers
 
     torch.set_num_threads(1)
     workers = AcceleratedWorkers(cpu=True)
-    found: dict[str, Any] = {"count": workers.count}
-    for parts in (1, 2):
-        losses: list[float] = []
-        listeners = Listeners(on_step=lambda progress, to=losses: to.append(progress.last_loss))
-        made = trainer(
-            Path(folder, str(parts)),
-            workers,
-            steps=30,
-            accumulate=parts,
-            save_every=10,
-            listeners=listeners,
-        )
-        weights = {name: float(weight.double().sum()) for name, weight in made.run().items()}
-        found[str(parts)] = {"losses": losses, "weights": weights}
+    found = {
+        "whole": curve_of(Path(folder, "whole"), workers),
+        "parts": curve_of(Path(folder, "parts"), workers, accumulate=2),
+        "shards": curve_of(Path(folder, "shards"), sharded_workers(), stop=13),
+    }
     if workers.is_first:
-        Path(target).write_text(json.dumps(found))
+        Path(target).write_text(json.dumps({"count": workers.count, **found}))
 
 
 if __name__ == "__main__":
