@@ -295,3 +295,27 @@ def test_an_embedder_that_is_not_there_is_told():
         core("training.identity").embedder_of("nowhere:f")
     with pytest.raises(ValueError, match="there is no colon in it"):
         core("training.identity").embedder_of("nowhere")
+
+
+def test_drops_leave_out_the_caption_or_the_reference(worlds):
+    world = worlds("sdxl")
+    frozen = frozen_models(world)
+    batch = random_batch(frozen, 3)
+    drops = core("training.drops").Drops(Few(batch), frozen, 8, text=0.4, image=0.4, seed=2)
+    numbers = list(range(60))
+    whole, found = Few(batch).batch(numbers), drops.batch(numbers)
+    no_image = ~found.features.flatten(1).any(1)
+    no_text = (found.context != whole.context).flatten(1).any(1)
+    assert 10 < int(no_image.sum()) < 40 and 10 < int(no_text.sum()) < 40
+    assert not bool((no_image & no_text).any())
+    (bare,) = frozen.text(["<subject>"])
+    assert torch.equal(found.context[no_text][0], bare.context)
+    assert found.positions[no_text][0].tolist() == list(bare.positions)
+    y = frozen.conditions(bare.pooled[None], 64, 64)["y"][0]
+    assert torch.equal(found.conditions["y"][no_text][0], y)
+    kept = ~(no_image | no_text)
+    assert torch.equal(found.features[kept], whole.features[kept])
+    assert torch.equal(found.latents, whole.latents)
+    alone = drops.batch([41])
+    assert torch.equal(alone.context[0], found.context[41])
+    assert torch.equal(alone.features[0], found.features[41])
