@@ -44,6 +44,11 @@ class Drops:
             batch = replace(batch, features=batch.features * kept)
         return self._without_text(batch, no_text) if bool(no_text.any()) else batch
 
+    def prepare(self) -> None:
+        """Encodes what stands in for a dropped caption, while the text encoder is at hand."""
+        if self.text:
+            _ = self._bare
+
     @cached_property
     def _bare(self) -> Text:
         return self.encoders.text([PLACEHOLDER])[0]

@@ -69,7 +69,8 @@ class Session:
         Raises NestedAttentionError, in one sentence, where it cannot go on."""
         if self.config.run.deterministic:
             only_deterministic()
-        data = self._prepared()
+        data = self.data
+        examples = self._prepared()
         step = self.learning.step(self.feature_dim)
         encoder = self._config_of(step)
         log.info("%.2f M weights train, on %s.", trained_in(step) / 1e6, self.trained_on)
@@ -90,7 +91,7 @@ class Session:
 
         trainer = Trainer(
             step,
-            self._dropping(data),
+            examples,
             settings,
             self.learning.optimiser_settings,
             self.workers,
@@ -152,29 +153,40 @@ class Session:
         kind = "drawn pictures" if self.config.data.source == "miniature" else "pictures"
         return f"{len(data.targets)} {kind} of {count} subjects"
 
-    def _prepared(self) -> TrainingData:
-        data, workers = self.data, self.workers
+    def _prepared(self) -> Examples:
+        """The examples, with everything made that is kept; only what trains next stays loaded."""
+        workers, objective, frozen = self.workers, self.config.objective, self.learning.frozen
 
         def told(kind: str, done: int, total: int) -> None:
             log.info("%s: %d of %d made and kept", kind, done, total)
 
-        data.prepare(told, workers.rank, workers.count)
+        self.data.prepare(told, workers.rank, workers.count)
         workers.wait()
-        data.refresh()
-        _ = self.feature_dim
-        comfy.model_management.unload_all_models()
-        return data
-
-    def _dropping(self, data: TrainingData) -> Examples:
-        objective, frozen = self.config.objective, self.learning.frozen
-        return Drops(
-            data,
+        self.data.refresh()
+        examples = Drops(
+            self.data,
             frozen,
             frozen.downscale,
             objective.drop_text,
             objective.drop_image,
             self.config.run.seed,
         )
+        examples.prepare()
+        _ = self.feature_dim
+        comfy.model_management.unload_all_models()
+        # All at once, so that the host does not move the base away for another one later.
+        comfy.model_management.load_models_gpu(self._needed_models(), force_full_load=True)
+        return examples
+
+    def _needed_models(self) -> list[Any]:
+        """The base, and what makes features that are not kept."""
+        frozen, kept = self.learning.frozen, self.config.data.cache
+        others = {
+            "latents": frozen.vae.patcher,
+            "vision": frozen.vision.patcher,
+            "text": frozen.clip.patcher,
+        }
+        return [frozen.model, *(p for kind, p in others.items() if kind not in kept)]
 
     def _config_of(self, step: Any) -> EncoderConfig:
         return step.method.encoder.config
@@ -203,7 +215,7 @@ class Session:
         handle = encoder_in_host(info, state, self.config.output.name)
         save_sheet(draw_sheet(frozen, handle, self._references(), settings), path)
         # The host may have moved the base to make room for what drew the sheet.
-        comfy.model_management.load_models_gpu([frozen.model], force_full_load=True)
+        comfy.model_management.load_models_gpu(self._needed_models(), force_full_load=True)
 
     def _write(self, weights: Mapping[str, Tensor], encoder: EncoderConfig, steps: int) -> None:
         folder, name = Path(self.config.output.folder), self.config.output.name
