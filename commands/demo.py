@@ -1,7 +1,8 @@
-"""Two subjects in one image, through a real ComfyUI server: draws demo.png, writes report.json.
+"""Your subjects in new pictures, through a real ComfyUI server: demo.png and report.json.
 
-Runs `workflows/two_subjects_api.json` once for each row below. The references are pictures of
-subjects that no training saw.
+Single subjects by `workflows/one_subject_api.json`, pairs of two domains by
+`workflows/two_subjects_api.json`, one run a picture. The references are pictures of subjects that
+no training saw; every picture that is drawn is shown.
 """
 
 from __future__ import annotations
@@ -20,139 +21,189 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
+import demo_sheet
 from host_server import HostError, HostServer, node_of
 from pack import ROOT, has_gpu, host_path
 
-WORKFLOW = ROOT / "workflows" / "two_subjects_api.json"
+WORKFLOWS = {1: "one_subject_api.json", 2: "two_subjects_api.json"}
 REFERENCES = ROOT / "models" / "references"
-SAMPLES = 3
-TILE, GAP, HEAD, LINE = 256, 12, 84, 36
+TITLE = "Nested Attention: one reference each (framed), every picture as it came"
+
+
+@dataclass(frozen=True)
+class Who:
+    """A subject: its name in prompts, and which of its domain's reference pictures it has."""
+
+    name: str
+    domain: str
+    number: int
+
+    @property
+    def reference(self) -> Path:
+        """The held-out reference picture; they count from 1."""
+        path = REFERENCES / self.domain / f"{self.number}.png"
+        if not path.is_file():
+            raise HostError(f"There is no reference picture {path}.")
+        return path
 
 
 @dataclass(frozen=True)
 class Row:
-    """One prompt with the references that its names stand for (file stems in a domain)."""
+    """Subjects, and prompts that name them; a prompt's seed is `seed` plus its place in the row."""
 
-    prompt: str
+    subjects: tuple[Who, ...]
+    prompts: tuple[str, ...]
     seed: int
-    person: int
-    kitten: int
 
 
+ANNA, OTTO = Who("anna", "person", 1), Who("otto", "person", 2)
+REX, MIA = Who("rex", "kitten", 1), Who("mia", "kitten", 2)
+BOLT, TIN = Who("bolt", "robot", 1), Who("tin", "robot", 2)
 ROWS = (
-    Row("a <anna> smiling in a red shirt and a <rex> with round eyes, beach", 11, 0, 0),
-    Row("a <anna> smiling in a green shirt and a <rex> with wide eyes, sunrise", 12, 1, 1),
-    Row("a <anna> smiling in a blue shirt and a <rex> with round eyes, starry sky", 13, 2, 2),
-    Row("a <anna> surprised in a yellow shirt and a <rex> with wide eyes, city", 14, 5, 5),
-    Row("a <anna> smiling with glasses in a white shirt and a <rex>, ocean", 15, 7, 4),
+    Row(
+        (ANNA,),
+        (
+            "a <anna> smiling in a red shirt, beach",
+            "a <anna> sad with glasses in a blue shirt, forest",
+            "a <anna> surprised in a white shirt on the left, city",
+            "a <anna> smiling in a yellow shirt, desert, pixel art",
+            "a <anna> smiling with sunglasses in a black shirt, mountain, pencil sketch",
+        ),
+        10,
+    ),
+    Row(
+        (REX,),
+        (
+            "a <rex> with wide eyes, beach",
+            "a <rex> wearing a red scarf with closed eyes, mountain",
+            "a <rex> wearing headphones with angry eyes on the right, starry sky",
+            "a <rex> wearing a black hat with wide eyes, ocean, pixel art",
+            "a <rex> wearing a pink bow with wide eyes, city, pencil sketch",
+        ),
+        20,
+    ),
+    Row(
+        (BOLT,),
+        (
+            "a <bolt> grinning with yellow eyes, beach",
+            "a <bolt> with a visor, forest",
+            "a <bolt> shouting with dark eyes on the left, sunrise",
+            "a <bolt> grinning with a red eye, city, pixel art",
+            "a <bolt> with yellow eyes, desert, sepia photo",
+        ),
+        30,
+    ),
+    Row(
+        (OTTO, MIA),
+        (
+            "a <otto> smiling in a red shirt and a <mia> with wide eyes, beach",
+            "a <mia> wearing a blue scarf with closed eyes and a <otto> sad in a white shirt, city",
+            "a <otto> surprised with glasses in a blue shirt and a <mia> with wide eyes, forest",
+            "a <otto> smiling in a green shirt and a <mia> with wide eyes, desert, pixel art",
+        ),
+        40,
+    ),
+    Row(
+        (ANNA, TIN),
+        (
+            "a <anna> smiling in a blue shirt and a <tin> grinning with yellow eyes, ocean",
+            "a <tin> with a visor and a <anna> surprised in a yellow shirt, mountain",
+            "a <anna> sad with sunglasses in a white shirt and a <tin> with a red eye, sunrise",
+            "a <tin> with yellow eyes and a <anna> smiling in a red shirt, beach, sepia photo",
+        ),
+        50,
+    ),
+    Row(
+        (REX, BOLT),
+        (
+            "a <rex> with wide eyes and a <bolt> grinning with yellow eyes, forest",
+            "a <bolt> with dark eyes and a <rex> wearing a red hat with angry eyes, starry sky",
+            "a <rex> wearing a pink bow with closed eyes and a <bolt> with a visor, desert",
+            "a <bolt> grinning with yellow eyes and a <rex> with wide eyes, city, pixel art",
+        ),
+        60,
+    ),
 )
 
 
 @dataclass(frozen=True)
 class Result:
-    """What came back for a row."""
+    """What came back for a prompt of a row."""
 
     row: Row
-    references: tuple[Path, Path]
-    images: tuple[Image.Image, ...]
+    prompt: str
+    seed: int
+    image: Image.Image
     bindings: list[str]
     seconds: float
 
 
-def references(domain: str) -> list[Path]:
-    """The held-out reference pictures of a domain, in the order of their names."""
-    found = sorted((REFERENCES / domain).glob("*.png"))
-    if not found:
-        raise HostError(f"There are no reference pictures in {REFERENCES / domain}.")
-    return found
+def workflow(row: Row) -> dict[str, Any]:
+    """The shipped workflow for as many subjects as a row has, in API form."""
+    path = ROOT / "workflows" / WORKFLOWS[len(row.subjects)]
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
-def fill(graph: dict[str, Any], row: Row, person: str, kitten: str) -> dict[str, Any]:
-    """The workflow with a row's prompt, seed and uploaded pictures."""
-    graph = copy.deepcopy(graph)
-    graph[node_of(graph, "NestedAttentionPrompt")]["inputs"]["text"] = row.prompt
-    graph[node_of(graph, "KSampler")]["inputs"]["seed"] = row.seed
-    graph[node_of(graph, "EmptyLatentImage")]["inputs"]["batch_size"] = SAMPLES
-    graph[node_of(graph, "LoadImage", "Reference of the person")]["inputs"]["image"] = person
-    graph[node_of(graph, "LoadImage", "Reference of the kitten")]["inputs"]["image"] = kitten
+def encode_nodes(graph: dict[str, Any]) -> list[dict[str, Any]]:
+    """The Encode Subject nodes, in the order of their ids."""
+    kind = "NestedAttentionEncodeSubject"
+    ids = sorted((key for key, node in graph.items() if node["class_type"] == kind), key=int)
+    return [graph[key] for key in ids]
+
+
+def fill(row: Row, prompt: str, seed: int, pictures: Sequence[str]) -> dict[str, Any]:
+    """The workflow with a prompt, a seed, and the row's subjects by their uploaded pictures."""
+    graph = copy.deepcopy(workflow(row))
+    graph[node_of(graph, "NestedAttentionPrompt")]["inputs"]["text"] = prompt
+    graph[node_of(graph, "KSampler")]["inputs"]["seed"] = seed
+    for who, picture, node in zip(row.subjects, pictures, encode_nodes(graph), strict=True):
+        node["inputs"]["name"] = who.name
+        graph[node["inputs"]["image"][0]]["inputs"]["image"] = picture
+        encoder = graph[node["inputs"]["encoder"][0]]
+        encoder["inputs"]["encoder_name"] = f"(shipped) {who.domain}.safetensors"
     return graph
 
 
-def run_row(server: HostServer, graph: dict[str, Any], row: Row) -> Result:
-    """Runs one row on the server; seconds count from queueing to the end of the job."""
-    persons, kittens = references("person"), references("kitten")
-    person, kitten = persons[row.person % len(persons)], kittens[row.kitten % len(kittens)]
-    names = (
-        server.upload(person, f"person-{person.name}"),
-        server.upload(kitten, f"kitten-{kitten.name}"),
-    )
-    begin = time.monotonic()
-    filled = fill(graph, row, *names)
-    entry = server.run(filled)
-    seconds = time.monotonic() - begin
-    files = server.images(entry, node_of(filled, "SaveImage"))
-    images = tuple(Image.open(io.BytesIO(file)).convert("RGB") for file in files)
-    report = entry["outputs"].get(node_of(filled, "NestedAttentionPrompt"), {}).get("text", [])
-    bindings = [line for text in report for line in text.splitlines() if line.strip()]
-    return Result(row, (person, kitten), images, bindings, seconds)
-
-
-# The picture
-
-
-def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    try:
-        return ImageFont.load_default(size)
-    except TypeError:  # Pillow before 10.1 has one size only
-        return ImageFont.load_default()
-
-
-def tile(image: Image.Image) -> Image.Image:
-    return image.convert("RGB").resize((TILE, TILE), Image.Resampling.LANCZOS)
+def run_row(server: HostServer, row: Row) -> list[Result]:
+    """Runs a row's prompts on the server; seconds count from queueing to the end of the job."""
+    pictures = [
+        server.upload(who.reference, f"{who.domain}-{who.reference.name}") for who in row.subjects
+    ]
+    results = []
+    for number, prompt in enumerate(row.prompts):
+        graph = fill(row, prompt, row.seed + number, pictures)
+        begin = time.monotonic()
+        entry = server.run(graph)
+        seconds = time.monotonic() - begin
+        (file,) = server.images(entry, node_of(graph, "SaveImage"))
+        shown = entry["outputs"].get(node_of(graph, "NestedAttentionPrompt"), {}).get("text", [])
+        bindings = [line for text in shown for line in text.splitlines() if line.strip()]
+        image = Image.open(io.BytesIO(file)).convert("RGB")
+        results.append(Result(row, prompt, row.seed + number, image, bindings, seconds))
+    return results
 
 
 def draw(results: Sequence[Result]) -> Image.Image:
-    """One row a prompt: both references, then the samples, the prompt written above them."""
-    columns = 2 + max(len(result.images) for result in results)
-    split = 2 * (TILE + GAP) + GAP
-    width = columns * (TILE + GAP) + 3 * GAP
-    pitch = LINE + TILE + 2 * GAP
-    sheet = Image.new("RGB", (width, HEAD + pitch * len(results)), "white")
-    pen = ImageDraw.Draw(sheet)
-    pen.text((GAP, GAP), "Nested Attention: two subjects in one image", "black", font(26))
-    pen.text((GAP, HEAD - 32), "reference <anna>", "#555555", font(18))
-    pen.text((GAP + TILE + GAP, HEAD - 32), "reference <rex>", "#555555", font(18))
-    pen.text(
-        (split + GAP, HEAD - 32),
-        f"results: one batch of {SAMPLES}, none left out",
-        "#555555",
-        font(18),
-    )
-    for index, result in enumerate(results):
-        top = HEAD + index * pitch
-        pen.text((GAP, top + 6), result.row.prompt, "black", font(20))
-        top += LINE
-        for column, path in enumerate(result.references):
-            with Image.open(path) as picture:
-                sheet.paste(tile(picture), (GAP + column * (TILE + GAP), top))
-        for column, image in enumerate(result.images):
-            sheet.paste(tile(image), (split + GAP + column * (TILE + GAP), top))
-        pen.line([(split, top), (split, top + TILE)], "#999999", 2)
-    return sheet
+    """The sheet of all rows, in their order."""
+    strips = []
+    for row in dict.fromkeys(result.row for result in results):
+        named = tuple((f"<{who.name}>", who.reference) for who in row.subjects)
+        mine = tuple((r.prompt, r.image) for r in results if r.row == row)
+        strips.append(demo_sheet.Strip(named, mine))
+    return demo_sheet.draw(TITLE, strips)
 
 
 def report(host_version: str, results: Sequence[Result], seconds_total: float) -> dict[str, Any]:
-    """The figures of a run; the keys are fixed so that runs can be compared."""
+    """The figures of a run, one entry a picture; the keys are fixed so that runs compare."""
     rows = [
         {
-            "prompt": result.row.prompt,
-            "seed": result.row.seed,
-            "subjects": [f"{path.parent.name}/{path.stem}" for path in result.references],
+            "prompt": result.prompt,
+            "seed": result.seed,
+            "subjects": [f"{who.domain}/{who.number}" for who in result.row.subjects],
             "bindings": result.bindings,
             "seconds": round(result.seconds, 2),
-            "images": len(result.images),
         }
         for result in results
     ]
@@ -168,7 +219,6 @@ def write(out: Path, sheet: Image.Image, figures: dict[str, Any]) -> None:
 def demo(out: Path) -> None:
     """Starts the host, runs every row, writes both files."""
     begin = time.monotonic()
-    graph = json.loads(WORKFLOW.read_text(encoding="utf-8"))
     cpu = not has_gpu()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as base:
         print(f"starting ComfyUI on the {'CPU' if cpu else 'GPU'} ...", flush=True)
@@ -176,11 +226,12 @@ def demo(out: Path) -> None:
         with server:
             version = server.get("/system_stats")["system"]["comfyui_version"]
             print(f"ComfyUI {version} answers after {time.monotonic() - begin:.0f} s", flush=True)
-            results = []
+            results: list[Result] = []
             for number, row in enumerate(ROWS, start=1):
-                print(f"[{number}/{len(ROWS)}] {row.prompt}", end=" ", flush=True)
-                results.append(run_row(server, graph, row))
-                print(f"{results[-1].seconds:.1f} s", flush=True)
+                names = " and ".join(f"<{who.name}>" for who in row.subjects)
+                print(f"[{number}/{len(ROWS)}] {names}", end=" ", flush=True)
+                results += run_row(server, row)
+                print(f"{sum(r.seconds for r in results if r.row == row):.1f} s", flush=True)
     write(out, draw(results), report(version, results, time.monotonic() - begin))
     print(f"wrote {out / 'demo.png'} and {out / 'report.json'}")
 

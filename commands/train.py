@@ -23,7 +23,6 @@ STAGES = {
     "autoencoder": "the autoencoder that turns latents into pictures",
     "backbone": "the image backbone in CLIP vision layout",
     "ruler": "the attribute network that measures identity (it only scores)",
-    "encoder": "one nested encoder, for one domain",
     "compare": "the methods that nested attention is compared with",
     "references": "the reference pictures that ship, of held-out subjects",
     "export": "collect the trained weights into models/",

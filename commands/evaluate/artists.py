@@ -52,7 +52,8 @@ def shipped(domain: str, name: str = "nested") -> Artist:
     path = MODELS / f"{domain}.safetensors"
     if not path.is_file():
         raise SystemExit(
-            f"There is no encoder {path.name}; train it: dev.py train encoder {domain}."
+            f"There is no encoder {path.name}; train it: "
+            f"dev.py train configs/miniature/{domain}.toml."
         )
     method = trained.shipped(domain).method
     return Artist(name, domain, method, core("fingerprint").file_fingerprint(path))

@@ -19,6 +19,6 @@ def run(arguments: argparse.Namespace) -> None:
         folder = MODELS / "references" / domain
         folder.mkdir(parents=True, exist_ok=True)
         for number, who in enumerate(identities.identities(domain, held_out=True)[:COUNT]):
-            picture = scenes.render((who,), f"shipped {who.key}", size=SIZE)
+            picture = scenes.render((who,), f"shipped {who.key}", SIZE, style="", place="")
             picture.image.save(folder / f"{number + 1}.png")
             log(f"{domain} {number + 1}: {scenes.describe(who)}")

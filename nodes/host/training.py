@@ -35,7 +35,8 @@ class PatchedDenoiser:
         items: Mapping[str, Sequence[Any]],
         **conditions: Tensor,
     ) -> Tensor:
-        """As nested_attn_core.training.encoder.Denoiser; conditions go to the model by name."""
+        """The model's output for noised (B, C, h, w), sigma (B,), context (B, T, d) and what is
+        done at each site; conditions go to the model by name."""
         options: dict[str, Any] = {
             "patches_replace": {"attn2": dict(self._patches)},
             PLAN: NestedPlan(len(noised), items),

@@ -166,8 +166,7 @@ def test_the_shipped_weights_are_small():
 
 @pytest.mark.usefixtures("gradients")
 def test_training_moves_the_encoder_and_nothing_else(host):
-    training, attention = core("training.encoder"), core("attention")
-    encoders, loop = core("encoder"), core("training.loop")
+    encoders, attention = core("encoder"), core("attention")
     unet = host.load_miniature().model.model.diffusion_model
     denoise = module("nodes.host.training").PatchedDenoiser(unet)
     before = {name: p.clone() for name, p in unet.state_dict().items()}
@@ -178,23 +177,17 @@ def test_training_moves_the_encoder_and_nothing_else(host):
     torch.manual_seed(0)
     encoder = encoders.NestedEncoder(config)
     encoder.projections.init_from(module("nodes.host.sites").site_projections(unet))
-    shown = training.SubjectPictures(
-        features=torch.randn(4, 5, 8),
-        latents=torch.randn(4, 16, 16, 16) * 0.5,
-        tokens=torch.zeros(4, 77, dtype=torch.long),
-        positions=torch.tensor([2, 2, 3, -1]),
-        identity=["a", "a", "a", None],
-        reference=[True, True, True, False],
-        size=4,
-    )
-    context = torch.randn(4, 77, 128)
+    features, context = torch.randn(4, 5, 8), torch.randn(4, 77, 128)
+    positions = torch.tensor([[2], [2], [3], [-1]])
+    noised, target = torch.randn(2, 4, 16, 16, 16)
     norm = attention.NormControl("text", 2.0)
     method = core("training.methods").NestedMethod(encoder, norm, 4.0)
 
     def loss() -> torch.Tensor:
-        return training.loss(
-            method, shown, denoise, lambda rows: context, loop.step_generator(0, 0)
-        )
+        injection = method(features, context, positions)
+        sigma = torch.linspace(0.2, 0.9, 4)
+        found = denoise(noised, sigma, injection.context, injection.sites)
+        return (found - target).square().mean()
 
     optimiser = torch.optim.Adam(encoder.parameters(), 3e-3)
     losses = []

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nested_attn_core.training.encoder import SubjectPictures
 from nested_attn_core.training.miniature.latents import PatchCode
 from nested_attn_core.training.miniature.vocabulary import END, START, UNKNOWN, Vocabulary
 
@@ -35,37 +34,6 @@ def test_known_words_keep_their_rows():
     first = Vocabulary.of(["a kitten"], texts.__getitem__)
     more = Vocabulary.of(texts, texts.__getitem__, first.token_ids)
     assert more.token_ids == (START, END, 7, 9, 5, 11)
-
-
-def pictures(identity, reference) -> SubjectPictures:
-    n = len(identity)
-    return SubjectPictures(
-        features=torch.zeros(n, 2, 3),
-        latents=torch.zeros(n, 1, 2, 2),
-        tokens=torch.zeros(n, 5, dtype=torch.long),
-        positions=torch.zeros(n, dtype=torch.long),
-        identity=identity,
-        reference=reference,
-        size=64,
-    )
-
-
-def test_a_picture_is_never_its_own_reference():
-    who = ["a", "a", "b", None, "c", "c", "a"]
-    shown = pictures(who, [True, True, True, False, True, False, False])
-    assert [row for row, _ in shown.targets] == [
-        0,
-        1,
-        5,
-        6,
-    ]  # b and the first c have no second picture to learn from
-    target, reference = shown.draw(torch.Generator().manual_seed(3))
-    assert (target != reference).all()
-    for t, r in zip(target.tolist(), reference.tolist(), strict=True):
-        assert who[t] == who[r] and shown.reference[r]
-    assert {0, 1, 5, 6} == set(target.tolist())
-    again = shown.draw(torch.Generator().manual_seed(3))
-    assert torch.equal(again[0], target) and torch.equal(again[1], reference)
 
 
 def test_the_rate_rises_and_falls():
