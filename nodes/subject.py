@@ -68,19 +68,8 @@ class EncodeSubject(io.ComfyNode):
         crop_mask: Tensor | None = None,
     ) -> io.NodeOutput:
         name = clean_name(name)
-        tokens = encoder.tokens(image_features(clip_vision, encoder, image, crop_mask))
-        return io.NodeOutput(
-            Subject(
-                name=name,
-                tokens=tokens.flatten(0, 1),
-                class_word=encoder.info.class_word,
-                domain=encoder.info.domain,
-                encoder=encoder,
-                encoder_fingerprint=encoder.fingerprint,
-                norm=encoder.info.norm,
-                token_weight=encoder.info.token_weight,
-            )
-        )
+        features = image_features(clip_vision, encoder, image, crop_mask)
+        return io.NodeOutput(encoder.subject(name, features))
 
 
 class CombineSubjects(io.ComfyNode):

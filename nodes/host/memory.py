@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ...nested_attn_core.checkpoint import EncoderInfo, load_encoder
 from ...nested_attn_core.fingerprint import weights_fingerprint
+from ...nested_attn_core.subject import Subject
 
 KeysValues = dict[str, tuple[Tensor, Tensor]]
 
@@ -42,6 +43,19 @@ class LoadedEncoder:
         self.load()
         device = self.patcher.load_device
         return self.patcher.model(features.to(device, torch.float32)).to("cpu")
+
+    def subject(self, name: str, features: Tensor) -> Subject:
+        """What prompts call ``name``: all tokens of the image features (B, L, feature_dim)."""
+        return Subject(
+            name=name,
+            tokens=self.tokens(features).flatten(0, 1),
+            class_word=self.info.class_word,
+            domain=self.info.domain,
+            encoder=self,
+            encoder_fingerprint=self.fingerprint,
+            norm=self.info.norm,
+            token_weight=self.info.token_weight,
+        )
 
     @torch.no_grad()
     def keys_values(self, tokens: Tensor, device: torch.device, dtype: torch.dtype) -> KeysValues:

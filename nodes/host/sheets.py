@@ -79,17 +79,7 @@ def save_sheet(sheet: Image.Image, path: Path) -> None:
 
 
 def _subject(frozen: FrozenModels, encoder: LoadedEncoder, reference: Tensor) -> Subject:
-    tokens = encoder.tokens(image_features(frozen.vision, encoder, reference))
-    return Subject(
-        name=PLACEHOLDER,
-        tokens=tokens.flatten(0, 1),
-        class_word=encoder.info.class_word,
-        domain=encoder.info.domain,
-        encoder=encoder,
-        encoder_fingerprint=encoder.fingerprint,
-        norm=encoder.info.norm,
-        token_weight=encoder.info.token_weight,
-    )
+    return encoder.subject(PLACEHOLDER, image_features(frozen.vision, encoder, reference))
 
 
 def _image(
