@@ -73,7 +73,9 @@ def _main(arguments: argparse.Namespace, words: list[str]) -> int:
         return 0
     signal.signal(signal.SIGINT, lambda *_: training.stop())
     signal.signal(signal.SIGTERM, lambda *_: training.stop())
-    if training.run():
+    complete = training.run()
+    training.workers.close()
+    if complete:
         return 0
     print("Stopped, and saved; run the same command again to go on.", file=sys.stderr)
     return 130

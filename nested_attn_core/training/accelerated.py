@@ -65,6 +65,12 @@ class AcceleratedWorkers(Workers):
     def wait(self) -> None:
         self._accelerator.wait_for_everyone()
 
+    def close(self) -> None:
+        # A process that ends with its group open may abort in the group's threads.
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            self.wait()
+            torch.distributed.destroy_process_group()
+
     def whole(self, tensor: Tensor) -> Tensor:
         gather = getattr(tensor, "full_tensor", None)
         return super().whole(tensor if gather is None else gather())

@@ -58,6 +58,9 @@ class Workers:
     def wait(self) -> None:
         """Until all processes are here."""
 
+    def close(self) -> None:
+        """Leaves the other processes, when all is done."""
+
     def whole(self, tensor: Tensor) -> Tensor:
         """A copy on the CPU of a tensor that may be spread over processes."""
         return tensor.detach().cpu().clone()

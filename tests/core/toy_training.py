@@ -148,6 +148,7 @@ def main(folder: str, target: str) -> None:
     }
     if workers.is_first:
         Path(target).write_text(json.dumps({"count": workers.count, **found}))
+    workers.close()
 
 
 if __name__ == "__main__":
