@@ -50,8 +50,8 @@ def configured(domain: str, data: Path, folder: Path, *more: str) -> Any:
 class Steps:
     """Training steps one by one: what the trainer does, with a clock around each half."""
 
-    def __init__(self, learning: Any, feature_dim: int):
-        self.step = learning.step(feature_dim)
+    def __init__(self, learning: Any):
+        self.step = learning.step()
         self.parameters = list(self.step.method.parameters())
         self.optimiser = core("training.optimisers").make_optimiser(
             self.parameters, learning.optimiser_settings
@@ -86,7 +86,7 @@ def measure(config: Any, steps: int) -> None:
     data = data_of.TrainingData(source, frozen, config, frozen.native_size)
     _, wall, _ = timed(data.prepare)
     print(f"features found again: {wall:.1f} s")
-    trained = Steps(learning, data.batch([0]).features.shape[-1])
+    trained = Steps(learning)
     size = config.run.batch
     loads, computes = [], []
     for number in range(steps + 1):

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from fonts import font
 
 TILE, GAP, HEAD, LINES, LINE = 224, 12, 60, 3, 19
 COLUMNS = 6
@@ -26,13 +28,6 @@ class Strip:
                 f"A row has {len(self.references)} references and {len(self.pictures)} pictures, "
                 f"expected {COLUMNS} together."
             )
-
-
-def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    try:
-        return ImageFont.load_default(size)
-    except TypeError:  # Pillow before 10.1 has one size only
-        return ImageFont.load_default()
 
 
 def tile(image: Image.Image) -> Image.Image:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -54,17 +55,17 @@ class Exam:
     second: Tensor
     features: Tensor
 
-    @property
+    @cached_property
     def captions(self) -> list[str]:
         """With the plain class word."""
         return [case.prompt() for case in self.cases]
 
-    @property
+    @cached_property
     def prompts(self) -> list[str]:
         """With the subject's name."""
         return [case.prompt([f"<{NAME}>"]) for case in self.cases]
 
-    @property
+    @cached_property
     def seeds(self) -> list[int]:
         return [self.seed * 1_000_000 + row for row in range(len(self.cases))]
 

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
+
+from fonts import font
 
 TILE, GAP, LINE = 128, 6, 18
 
@@ -23,13 +25,6 @@ class Row:
 def tile(picture: Tensor, side: int = TILE) -> Image.Image:
     image = Image.fromarray((picture.clamp(0, 1) * 255).round().byte().numpy())
     return image if image.width == side else image.resize((side, side), Image.Resampling.LANCZOS)
-
-
-def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    try:
-        return ImageFont.load_default(size)
-    except TypeError:  # Pillow before 10.1 has one size only
-        return ImageFont.load_default()
 
 
 def sheet(rows: Sequence[Row], heads: Sequence[str] = (), side: int = TILE) -> Image.Image:

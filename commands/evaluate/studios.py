@@ -13,6 +13,7 @@ from torch import Tensor
 import pack
 from methods.sampling import Settings, Studio
 from stages.common import STATE, core
+from stages.export import strip
 
 BATCH = 16
 
@@ -70,8 +71,8 @@ def _of_training(path: Path) -> tuple[Any, dict]:
     about = {"weights": "training", "step": state["step"], "loss": round(state["loss"], 4)}
     weights = state["averaged"]
     loaded = miniature.Miniature(
-        miniature.model_from(_part(weights, "unet."), config.UNET),
-        miniature.clip_from(_part(weights, "text."), config.TEXT, code["token_ids"].tolist()),
+        miniature.model_from(strip(weights, "unet."), config.UNET),
+        miniature.clip_from(strip(weights, "text."), config.TEXT, code["token_ids"].tolist()),
         *_vae_and_vision(miniature, load),
     )
     return loaded, about
@@ -86,7 +87,3 @@ def _vae_and_vision(miniature: Any, load: Callable[[Path], dict | None]) -> tupl
         miniature.vae_from(vae, sizes.VAE),
         miniature.vision_from(shipped["vision"], about["vision"]),
     )
-
-
-def _part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name[len(prefix) :]: t for name, t in state.items() if name.startswith(prefix)}

@@ -72,8 +72,7 @@ class Desk:
         """The base, with the class word."""
 
         def draw(rows: list[int], seeds: list[int]) -> Tensor:
-            captions = exam.captions
-            return self.painter.plain([captions[row] for row in rows], seeds)
+            return self.painter.plain([exam.captions[row] for row in rows], seeds)
 
         return self._unit(exam, "base", "", 0.0, True, draw)
 

@@ -108,11 +108,6 @@ class Studio:
         return torch.zeros(count, channels, size // 8, size // 8)
 
 
-def open_studio() -> Studio:
-    """The studio of the shipped miniature; `pack.start_host` first."""
-    return Studio(*pack.module("nodes.host.miniature").load_miniature())
-
-
 def _injected(casts: Sequence[Cast], context: Tensor) -> tuple[Tensor, Mapping[str, list[Any]]]:
     """The context after all casts, and what each site has to do."""
     items: dict[str, list[Any]] = {}

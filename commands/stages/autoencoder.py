@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from . import shipped
 from .base import encode_all, patch_code, pixels
 from .common import STATE, core, host, log
 
@@ -21,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--whole-from", type=int, default=1900, help="step of the first whole picture"
     )
+    shipped.add_argument(parser)
 
 
 def build(seed: int):
@@ -48,6 +50,8 @@ def run(arguments: argparse.Namespace) -> None:
     code = patch_code(images)
     latents = encode_all(code, images)
     model = build(arguments.seed)
+    if arguments.from_shipped:
+        shipped.copy_into(model, shipped.parts("vae"), prefixed=False)
     log(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters")
     mean_channels = latents.shape[1]
 

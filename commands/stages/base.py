@@ -6,6 +6,7 @@ import argparse
 
 import torch
 
+from . import shipped
 from .common import STATE, core, host, log, tokenizer
 
 CODE = STATE / "base" / "code.pt"
@@ -15,6 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--rate", type=float, default=8e-4)
     parser.add_argument("--seed", type=int, default=0)
+    shipped.add_argument(parser)
 
 
 def pixels(images) -> torch.Tensor:
@@ -25,15 +27,20 @@ def pixels(images) -> torch.Tensor:
 def patch_code(images):
     """The latent code: fitted once, on every eighth picture, since all weights depend on it."""
     latents, config = core("training.miniature.latents"), core("training.miniature.config")
-    known = core("training.checkpoints").load_state(CODE)
+    known = known_code()
     if known is None:
         return latents.PatchCode.fit(pixels(images[::8]), config.LATENT_CHANNELS, config.PATCH)
     return latents.PatchCode(known["mean"], known["basis"], known["scale"], config.PATCH)
 
 
+def known_code() -> dict[str, torch.Tensor] | None:
+    """The latent code and the words of a base trained earlier, or None."""
+    return core("training.checkpoints").load_state(CODE)
+
+
 def known_words() -> list[int]:
     """Token ids that a base trained earlier knows; they keep their rows."""
-    known = core("training.checkpoints").load_state(CODE)
+    known = known_code()
     return [] if known is None else known["token_ids"].tolist()
 
 
@@ -46,6 +53,13 @@ def error_weights(images, records) -> torch.Tensor:
     mask = core("training.miniature.masks").subjects_mask
     found = torch.stack([mask(i, r) for i, r in zip(images, records, strict=True)])
     return torch.where(found, 1.0, 1 / 3).half()
+
+
+def shares(records) -> torch.Tensor:
+    """How often each picture is drawn: robots, and pairs, are harder than the rest."""
+    names = [" ".join(s[0] for s in record["subjects"]) for record in records]
+    hard = [1 + ("robot" in name) + 0.5 * (" " in name) for name in names]
+    return torch.tensor(hard)
 
 
 def build(vocabulary_size: int, seed: int):
@@ -65,6 +79,8 @@ def run(arguments: argparse.Namespace) -> None:
     import numpy as np
 
     loop, base = core("training.loop"), core("training.miniature.base")
+    if arguments.from_shipped and known_code() is None:
+        core("training.checkpoints").save_state(CODE, shipped.code())
     images, records = core("training.miniature.dataset").load(STATE / "data")
     captions = [record["caption"] for record in records]
     vocabulary = core("training.miniature.vocabulary").Vocabulary.of(
@@ -78,7 +94,7 @@ def run(arguments: argparse.Namespace) -> None:
         f"{len(images)} pictures, {len(vocabulary)} words, deviation {latents.std():.2f}, "
         f"linear code {10 * np.log10(4 / error):.1f} dB"
     )
-    weights = error_weights(images, records)
+    weights, often = error_weights(images, records), shares(records)
     del images
     folder = STATE / "base"
     folder.mkdir(parents=True, exist_ok=True)
@@ -88,8 +104,10 @@ def run(arguments: argparse.Namespace) -> None:
     tokens = vocabulary.encode(captions, tokenizer())
     empty = vocabulary.encode([""], tokenizer())[0]
     model = build(len(vocabulary), arguments.seed)
+    if arguments.from_shipped:
+        shipped.copy_into(model, shipped.parts("unet", "text"))
     log(f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters")
-    batches = base.Batches(latents, tokens, empty, weights)
+    batches = base.Batches(latents, tokens, empty, weights, often)
     loop.train(
         model,
         lambda step, generator: batches.loss(model, generator),

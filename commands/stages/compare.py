@@ -171,6 +171,7 @@ class Session:
     def __init__(self, config: Any):
         self.config = config
         self.learning = pack.module("nodes.host.learning").Learning.load(config, latents_of(config))
+        self.learning.check_method()
         frozen = self.learning.frozen
         source, problems = core("training.data.source").open_source(config)
         for problem in problems[:20]:
@@ -178,31 +179,26 @@ class Session:
         dataset = core("training.data.dataset")
         self.data = dataset.TrainingData(source, frozen, config, frozen.native_size)
         self.data.prepare(lambda kind, done, total: log(f"{kind}: {done} of {total}"))
-        side = frozen.backbone.image_size
-        self.feature_dim = frozen.features(torch.full((1, side, side, 3), 0.5)).shape[-1]
         _ = self.learning.denoiser  # brings the base to its device
         self.device = frozen.model.load_device
 
     def plan(self) -> Any:
         """What all methods share."""
         return core("evaluation.baselines.registry").Plan(
-            self.learning.encoder(self.feature_dim).config,
+            self.learning.sizes,
             self.learning.norm,
             self.config.method.token_weight,
-            pack.module("nodes.host.sites").site_projections(
-                self.learning.frozen.model.model.diffusion_model
-            ),
+            self.learning.projections,
         )
 
     def step(self, method: Any) -> Any:
         """One step of its training: nested attention's own, with the method's attention."""
-        wanted = self.learning.step(self.feature_dim)
         denoiser = pack.module("nodes.host.training").FrozenDenoiser
         return core("training.step").TrainingStep(
             method,
             denoiser(self.learning.frozen.model, method.attend),
-            wanted.noising,
-            wanted.mask_weight,
+            self.learning.noising,
+            self.config.objective.mask_weight,
         )
 
     def run_settings(self, folder: Path) -> Any:

@@ -26,6 +26,7 @@ def averaged(stage: str) -> dict[str, torch.Tensor]:
 
 
 def strip(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """The tensors whose names begin with the prefix, without it."""
     return {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
 
 
@@ -38,9 +39,10 @@ def vision_state(tower: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     }
 
 
-def parts() -> dict[str, dict[str, torch.Tensor]]:
+def parts(code: dict[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
     base_state = averaged("base")
     return {
+        "code": {name: code[name] for name in ("mean", "basis", "scale")},
         "unet": strip(base_state, "unet."),
         "text": strip(base_state, "text."),
         "vae": averaged("autoencoder"),
@@ -66,8 +68,9 @@ def run(arguments: argparse.Namespace) -> None:
     miniature = pack.module("nodes.host.miniature")
     code = core("training.checkpoints").load_state(STATE / "base" / "code.pt")
     tensors = {
-        f"{part}.{name}": tensor.half().contiguous()
-        for part, state in parts().items()
+        # All weights stand on the code, and it is small.
+        f"{part}.{name}": tensor.contiguous() if part == "code" else tensor.half().contiguous()
+        for part, state in parts(code).items()
         for name, tensor in state.items()
     }
     path = MODELS / "miniature.safetensors"

@@ -37,6 +37,13 @@ def accuracy(guesses: Mapping[str, Tensor], labels: Mapping[str, Tensor], head: 
     return float((guesses[head] == labels[head])[rows].double().mean()) if count else None
 
 
+def accuracies(guesses: Mapping[str, Tensor], labels: Mapping[str, Tensor], digits: int):
+    """`accuracy` of every head of `guesses`, where pictures show what it reads, rounded."""
+    seen = shown(labels, guesses)
+    found = {head: accuracy(guesses, labels, head, rows) for head, rows in seen.items()}
+    return {head: None if v is None else round(v, digits) for head, v in found.items()}
+
+
 def shown(labels: Mapping[str, Tensor], heads: Iterable[str]) -> dict[str, Tensor]:
     """Where pictures show what the heads read: one bool (n,) a head."""
     return {head: labels[head] != MISSING for head in heads}

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .checkpoints import load_state, save_state
+from .optimisers import rate_share
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,7 @@ class Schedule:
     save_seconds: float = 240.0
 
     def rate_at(self, step: int) -> float:
-        rise = min(1.0, (step + 1) / self.warmup)
-        fall = min(1.0, (self.steps - step) / max(1.0, self.steps * self.decay_share))
-        return self.rate * rise * max(0.02, fall)
+        return self.rate * rate_share(step, self.steps, self.warmup, self.decay_share)
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:

@@ -12,6 +12,14 @@ from torch import nn
 from ..errors import NestedAttentionError
 
 
+def rate_share(step: int, steps: int, warmup: int, decay_share: float) -> float:
+    """What step 0 to steps - 1 has of the highest rate: it rises over `warmup` steps, holds, and
+    falls over the last `decay_share` of them."""
+    rise = min(1.0, (step + 1) / max(1, warmup))
+    fall = min(1.0, (steps - step) / max(1.0, steps * decay_share))
+    return rise * max(0.02, fall)
+
+
 @dataclass(frozen=True)
 class OptimiserSettings:
     """AdamW; the rate rises over `warmup` steps, holds, and falls over the last `decay_share`."""
@@ -27,9 +35,7 @@ class OptimiserSettings:
 
     def rate_at(self, step: int, steps: int) -> float:
         """The rate of step 0 to steps - 1."""
-        rise = min(1.0, (step + 1) / max(1, self.warmup))
-        fall = min(1.0, (steps - step) / max(1.0, steps * self.decay_share))
-        return self.rate * rise * max(0.02, fall)
+        return self.rate * rate_share(step, steps, self.warmup, self.decay_share)
 
 
 def make_optimiser(

@@ -126,6 +126,12 @@ class FrozenModels:
         """Reference pictures (B, H, W, 3), 0 to 1, to (B, L, d), fp32, CPU."""
         return _plain(self.vision.encode_image(images)["last_hidden_state"])
 
+    @cached_property
+    def feature_dim(self) -> int:
+        """Width of the image model's features."""
+        side = self.backbone.image_size
+        return self.features(torch.full((1, side, side, 3), 0.5)).shape[-1]
+
     @torch.no_grad()
     def conditions(self, pooled: Tensor | None, height: int, width: int) -> Mapping[str, Tensor]:
         """What the denoiser takes beside the context, for pooled (B, p) and pictures of

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ...nested_attn_core.attention import NormControl
 from ...nested_attn_core.checkpoint import EncoderInfo, save_encoder
-from ...nested_attn_core.encoder import EncoderConfig, NestedEncoder
+from ...nested_attn_core.encoder import NestedEncoder
 from ...nested_attn_core.errors import NestedAttentionError
 from ...nested_attn_core.training.in_memory import FewPictures
 from ...nested_attn_core.training.methods import NestedMethod
@@ -26,6 +26,7 @@ from ...nested_attn_core.training.trainer import Listeners, Progress, RunSetting
 from ...nested_attn_core.training.workers import Workers
 from .checkpointing import checkpoint_blocks, release_blocks
 from .files import FOLDER
+from .fresh import encoder_sizes, fresh_encoder
 from .frozen import FrozenModels, base_family
 from .memory import LoadedEncoder
 from .sheets import encoder_in_host
@@ -152,28 +153,19 @@ def _train(
 def _encoder(
     frozen: FrozenModels, feature_dim: int, denoiser: FrozenDenoiser, wishes: Wishes
 ) -> NestedEncoder:
-    projections = site_projections(frozen.model.model.diffusion_model)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(wishes.seed)
-        heads = max(1, wishes.width // 64)
-        encoder = NestedEncoder(
-            EncoderConfig(
-                feature_dim=feature_dim,
-                tokens=wishes.tokens,
-                token_dim=next(iter(projections.values()))[0].shape[1],
-                width=wishes.width,
-                depth=wishes.depth,
-                heads=heads,
-                head_dim=wishes.width // heads,
-                ff_mult=4,
-                sites=denoiser.sites,
-            )
-            if wishes.start is None
-            else wishes.start.info.config
-        )
     if wishes.start is None:
-        encoder.projections.init_from(projections)
-        return encoder
+        projections = site_projections(frozen.model.model.diffusion_model)
+        sizes = encoder_sizes(
+            projections,
+            denoiser.sites,
+            feature_dim=feature_dim,
+            tokens=wishes.tokens,
+            width=wishes.width,
+            depth=wishes.depth,
+            heads=max(1, wishes.width // 64),
+            ff_mult=4,
+        )
+        return fresh_encoder(sizes, wishes.seed, projections)
     if wishes.start.info.config.sites != denoiser.sites:
         raise NestedAttentionError(
             f"The encoder {wishes.start.label} was made for another base model than the connected "
@@ -186,6 +178,7 @@ def _encoder(
             "encoder out to start anew."
         )
     # Copies, so that the encoder that was given stays as it is.
+    encoder = NestedEncoder(wishes.start.info.config)
     state = wishes.start.patcher.model.state_dict()
     encoder.load_state_dict({name: weight.float().cpu() for name, weight in state.items()})
     return encoder

@@ -24,6 +24,7 @@ from ...nested_attn_core.training.optimisers import OptimiserSettings
 from ...nested_attn_core.training.step import TrainingStep
 from ...nested_attn_core.training.trainer import RunSettings
 from .checkpointing import checkpoint_blocks
+from .fresh import Projections, encoder_sizes, fresh_encoder
 from .frozen import FrozenModels, load_frozen
 from .identity import identity_loss
 from .sites import site_projections
@@ -70,33 +71,55 @@ class Learning:
             denoiser.compile()
         return denoiser
 
-    def encoder(self, feature_dim: int) -> NestedEncoder:
-        """The encoder as it starts, fp32, for features of that width."""
+    @cached_property
+    def projections(self) -> Projections:
+        """The base's own (to_k, to_v) by site."""
+        return site_projections(self.frozen.model.model.diffusion_model)
+
+    @property
+    def sizes(self) -> EncoderConfig:
+        """The encoder's, for these frozen models."""
         wanted = self.config.encoder
-        projections = site_projections(self.frozen.model.model.diffusion_model)
-        sizes = EncoderConfig(
-            feature_dim=feature_dim,
+        return encoder_sizes(
+            self.projections,
+            self.denoiser.sites,
+            feature_dim=self.frozen.feature_dim,
             tokens=wanted.tokens,
-            token_dim=next(iter(projections.values()))[0].shape[1],
             width=wanted.width,
             depth=wanted.depth,
             heads=wanted.heads,
-            head_dim=wanted.width // wanted.heads,
             ff_mult=wanted.ff_mult,
-            sites=self.denoiser.sites,
         )
-        if wanted.resume_from:
-            return _begun(Path(wanted.resume_from), sizes)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.config.run.seed)
-            encoder = NestedEncoder(sizes)
-        if wanted.initialise == "text":
-            encoder.projections.init_from(projections)
-        return encoder
 
-    def step(self, feature_dim: int) -> TrainingStep:
+    def encoder(self) -> NestedEncoder:
+        """The encoder as it starts, fp32."""
+        wanted = self.config.encoder
+        if wanted.resume_from:
+            return _begun(Path(wanted.resume_from), self.sizes)
+        begin = self.projections if wanted.initialise == "text" else None
+        return fresh_encoder(self.sizes, self.config.run.seed, begin)
+
+    @property
+    def noising(self) -> Noising:
+        """How noise levels are drawn and weighed."""
+        wanted = self.config.objective
+        return Noising(wanted.sigma, wanted.sigma_shift, wanted.sigma_scale, wanted.min_snr)
+
+    def step(self) -> TrainingStep:
         """What trains, with the base around it."""
-        method, objective = self.config.method, self.config.objective
+        self.check_method()
+        method = self.config.method
+        return TrainingStep(
+            NestedMethod(self.encoder(), self.norm, method.token_weight),
+            self.denoiser,
+            self.noising,
+            self.config.objective.mask_weight,
+            self._identity(),
+        )
+
+    def check_method(self) -> None:
+        """Raises NestedAttentionError for a method that an encoder's file cannot hold."""
+        method = self.config.method
         if method.name != "nested":
             raise NestedAttentionError(
                 f'method.name is "{method.name}", which has no encoder\'s file; set it to nested.'
@@ -106,15 +129,6 @@ class Learning:
                 "method.train_placeholder is true, and an encoder's file has no place for an "
                 "embedding yet; set it to false: the class word's own embedding is used."
             )
-        return TrainingStep(
-            NestedMethod(self.encoder(feature_dim), self.norm, method.token_weight),
-            self.denoiser,
-            Noising(
-                objective.sigma, objective.sigma_shift, objective.sigma_scale, objective.min_snr
-            ),
-            objective.mask_weight,
-            self._identity(),
-        )
 
     def _identity(self) -> IdentityLoss | None:
         wanted = self.config.objective

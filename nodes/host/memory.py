@@ -11,7 +11,7 @@ import comfy.model_management
 import comfy.model_patcher
 import comfy.ops
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...nested_attn_core.checkpoint import EncoderInfo, load_encoder
 from ...nested_attn_core.fingerprint import weights_fingerprint
@@ -67,10 +67,15 @@ class LoadedEncoder:
 def load(path: str | Path, label: str) -> LoadedEncoder:
     """Reads an encoder's file; raises NestedAttentionError in one sentence for any other file."""
     encoder, info = load_encoder(path, comfy.ops.manual_cast, device="cpu")
+    return LoadedEncoder(in_patcher(encoder.requires_grad_(False)), info, label)
+
+
+def in_patcher(model: nn.Module) -> Any:
+    """A model of ours in the host's patcher."""
     # The host puts another class in its place while it starts.
-    patcher = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)(
-        encoder.requires_grad_(False),
+    kind = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
+    return kind(
+        model,
         load_device=comfy.model_management.get_torch_device(),
         offload_device=comfy.model_management.unet_offload_device(),
     )
-    return LoadedEncoder(patcher, info, label)

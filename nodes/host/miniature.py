@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ...nested_attn_core.errors import NestedAttentionError
+from .memory import in_patcher
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
 FILE = MODELS / "miniature.safetensors"
@@ -99,13 +100,9 @@ def model_from(weights: dict[str, Tensor], sizes: dict[str, Any]) -> Any:
     """The host's BaseModel around its UNet, in the host's patcher."""
     config = _Config(sizes)
     config.set_inference_dtype(torch.float32, None)
-    device = comfy.model_management.get_torch_device()
-    offload = comfy.model_management.unet_offload_device()
-    model = config.get_model({}, device=offload)
+    model = config.get_model({}, device=comfy.model_management.unet_offload_device())
     model.diffusion_model.load_state_dict(weights)
-    # The host puts another class in its place while it starts.
-    patcher = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
-    return patcher(model, load_device=device, offload_device=offload)
+    return in_patcher(model)
 
 
 def clip_from(weights: dict[str, Tensor], sizes: dict[str, Any], token_ids: list[int]) -> Any:

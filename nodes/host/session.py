@@ -71,7 +71,7 @@ class Session:
             only_deterministic()
         data = self.data
         examples = self._prepared()
-        step = self.learning.step(self.feature_dim)
+        step = self.learning.step()
         encoder = self._config_of(step)
         log.info("%.2f M weights train, on %s.", trained_in(step) / 1e6, self.trained_on)
         settings = self.learning.run_settings
@@ -117,18 +117,12 @@ class Session:
             raise NestedAttentionError(
                 f"There is no saved state in {settings.folder}; train first, without --export."
             )
-        encoder = self._config_of(self.learning.step(self.feature_dim))
+        encoder = self._config_of(self.learning.step())
         self._write(state["averaged"] or state["parameters"], encoder, state["step"])
 
     @cached_property
     def learning(self) -> Learning:
         return Learning.load(self.config, self._latents)
-
-    @cached_property
-    def feature_dim(self) -> int:
-        """Width of the image model's features."""
-        side = self.learning.frozen.backbone.image_size
-        return self.learning.frozen.features(torch.full((1, side, side, 3), 0.5)).shape[-1]
 
     @cached_property
     def data(self) -> TrainingData:
@@ -172,7 +166,7 @@ class Session:
             self.config.run.seed,
         )
         examples.prepare()
-        _ = self.feature_dim
+        _ = self.learning.frozen.feature_dim
         comfy.model_management.unload_all_models()
         # All at once, so that the host does not move the base away for another one later.
         comfy.model_management.load_models_gpu(self._needed_models(), force_full_load=True)

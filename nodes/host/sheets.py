@@ -21,7 +21,7 @@ from ...nested_attn_core.encoder import NestedEncoder
 from ...nested_attn_core.subject import Subject, Subjects
 from .binding import bind_model
 from .frozen import PLACEHOLDER, FrozenModels
-from .memory import LoadedEncoder
+from .memory import LoadedEncoder, in_patcher
 from .text import bind_clip
 from .vision import image_features
 
@@ -43,13 +43,7 @@ def encoder_in_host(info: EncoderInfo, weights: Mapping[str, Tensor], label: str
     """An encoder of the host from weights by name ("resampler...", "projections...")."""
     encoder = NestedEncoder(info.config, comfy.ops.manual_cast, device="meta")
     encoder.load_state_dict(dict(weights), assign=True)
-    kind = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
-    patcher = kind(
-        encoder.eval().requires_grad_(False),
-        load_device=comfy.model_management.get_torch_device(),
-        offload_device=comfy.model_management.unet_offload_device(),
-    )
-    return LoadedEncoder(patcher, info, label)
+    return LoadedEncoder(in_patcher(encoder.eval().requires_grad_(False)), info, label)
 
 
 @torch.no_grad()

@@ -19,32 +19,30 @@ class PatchedDenoiser:
     def __init__(
         self,
         diffusion_model: nn.Module,
-        multiplier: float = 1000.0,
         attend: Callable[..., Tensor] = nested_attention,
     ):
         self.diffusion_model = diffusion_model.requires_grad_(False)
-        self.multiplier = multiplier
         self.sites = discover_sites(diffusion_model)
         self._patches = {site.key: NestedPatch(site.name, attend=attend) for site in self.sites}
 
     def __call__(
         self,
-        noised: Tensor,
-        sigma: Tensor,
+        scaled: Tensor,
+        timestep: Tensor,
         context: Tensor,
         items: Mapping[str, Sequence[Any]],
         **conditions: Tensor,
     ) -> Tensor:
-        """The model's output for noised (B, C, h, w), sigma (B,), context (B, T, d) and what is
-        done at each site; conditions go to the model by name."""
+        """The model's output for its input (B, C, h, w), its time step (B,), context (B, T, d) and
+        what is done at each site; conditions go to the model by name."""
         options: dict[str, Any] = {
             "patches_replace": {"attn2": dict(self._patches)},
-            PLAN: NestedPlan(len(noised), items),
+            PLAN: NestedPlan(len(scaled), items),
         }
-        noised = noised.contiguous(memory_format=torch.channels_last)
+        scaled = scaled.contiguous(memory_format=torch.channels_last)
         return self.diffusion_model(
-            noised,
-            sigma * self.multiplier,
+            scaled,
+            timestep,
             context=context,
             transformer_options=options,
             **conditions,
@@ -62,7 +60,7 @@ class FrozenDenoiser:
         self.schedule = model.get_model_object("model_sampling")
         self.dtype: torch.dtype = base.manual_cast_dtype or base.get_dtype()
         self._base = base
-        self._patched = PatchedDenoiser(base.diffusion_model, 1.0, attend)
+        self._patched = PatchedDenoiser(base.diffusion_model, attend)
         self.sites = self._patched.sites
 
     def compile(self) -> None:

@@ -133,6 +133,29 @@ def pack(name: str) -> ModuleType:
     return importlib.import_module(f"{PACK.replace('.', '_x_')}.{name}")
 
 
+def running(results: list[Any]) -> Iterator[Callable[..., Any]]:
+    """Yields what runs a graph in the host's own executor, whose caches last until the end: it
+    gives the last of what a sink put into `results`, and the executor."""
+    server = importlib.import_module("server")
+    execution: Any = importlib.import_module("execution")
+    loop = asyncio.new_event_loop()
+    executor = execution.PromptExecutor(
+        server.PromptServer(loop),
+        cache_type=execution.CacheType.CLASSIC,
+        cache_args={"lru": 0, "ram": 0},
+    )
+
+    def run(graph: dict[str, Any]) -> tuple[Any, Any]:
+        results.clear()
+        valid = loop.run_until_complete(execution.validate_prompt("id", graph, None))
+        assert valid[0], valid
+        loop.run_until_complete(executor.execute_async(graph, "id", {}, valid[2]))
+        return (results[-1] if results else None), executor
+
+    yield run
+    loop.close()
+
+
 def randomise(module: torch.nn.Module, seed: int, std: float = 0.08) -> None:
     """Weights with which signals neither vanish nor explode: all norm gains are 1."""
     generator = torch.Generator().manual_seed(seed)

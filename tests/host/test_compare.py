@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from commands.pack import module
+from stages.common import core
 
 compare: Any = importlib.import_module("stages.compare")
 trained: Any = importlib.import_module("methods.trained")
@@ -21,10 +22,6 @@ trained: Any = importlib.import_module("methods.trained")
 def gradients() -> Any:
     with torch.inference_mode(False), torch.enable_grad():
         yield
-
-
-def core(name: str) -> Any:
-    return module(f"nested_attn_core.{name}")
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +99,7 @@ def untrained(name: str, settings: Any) -> dict[str, torch.Tensor]:
 def test_a_trained_method_draws(done):
     sampling: Any = importlib.import_module("methods.sampling")
     made = trained.every("kitten", done)["decoupled"]
-    studio = sampling.open_studio()
+    studio = sampling.Studio(*module("nodes.host.miniature").load_miniature())
     texts = studio.read(["a <anna>, city"], {"anna": made.class_word})
     features = studio.features(torch.rand(1, 128, 128, 3))
     cast = sampling.Cast(made.method, features, texts.positions["anna"])

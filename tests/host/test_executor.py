@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import importlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from .conftest import World, differs, pack, write_encoder
+from .conftest import World, differs, pack, running, write_encoder
 
 FILE = "executor test.safetensors"
 
@@ -20,9 +18,6 @@ FILE = "executor test.safetensors"
 def submit(sd15: World, host: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
     """Runs a graph; returns the latent and the executor, whose caches last for the test."""
     import folder_paths
-    import server
-
-    execution: Any = importlib.import_module("execution")
 
     class Source:
         RETURN_TYPES = ("MODEL", "CLIP", "CLIP_VISION")
@@ -53,23 +48,8 @@ def submit(sd15: World, host: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     monkeypatch.setitem(host.NODE_CLASS_MAPPINGS, "TestSink", Sink)
     path = Path(folder_paths.get_folder_paths("nested_attention")[-1]) / FILE
     write_encoder(path, sd15.model.model.diffusion_model, sd15.vision, "sd15")
-    loop = asyncio.new_event_loop()
-    executor = execution.PromptExecutor(
-        server.PromptServer(loop),
-        cache_type=execution.CacheType.CLASSIC,
-        cache_args={"lru": 0, "ram": 0},
-    )
-
-    def run(graph: dict[str, Any]) -> tuple[torch.Tensor | None, Any]:
-        results.clear()
-        valid = loop.run_until_complete(execution.validate_prompt("id", graph, None))
-        assert valid[0], valid
-        loop.run_until_complete(executor.execute_async(graph, "id", {}, valid[2]))
-        return (results[-1] if results else None), executor
-
-    yield run
+    yield from running(results)
     path.unlink()
-    loop.close()
 
 
 def graph(text: str = "a photo of <anna>", strength: float = 1.0, name: str = "anna") -> Any:

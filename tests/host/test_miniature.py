@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from commands.pack import ROOT, module
+from stages.common import core
 
 MODELS = ROOT / "models"
 
@@ -21,10 +22,6 @@ def gradients() -> Any:
     """Tests here run as the host's executor does, in inference mode; training does not."""
     with torch.inference_mode(False), torch.enable_grad():
         yield
-
-
-def core(name: str) -> Any:
-    return module(f"nested_attn_core.{name}")
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +183,7 @@ def test_training_moves_the_encoder_and_nothing_else(host):
     def loss() -> torch.Tensor:
         injection = method(features, context, positions)
         sigma = torch.linspace(0.2, 0.9, 4)
-        found = denoise(noised, sigma, injection.context, injection.sites)
+        found = denoise(noised, sigma * 1000, injection.context, injection.sites)
         return (found - target).square().mean()
 
     optimiser = torch.optim.Adam(encoder.parameters(), 3e-3)
@@ -212,7 +209,7 @@ def test_training_and_sampling_run_the_same_patch(miniature):
     context = torch.randn(2, 77, 128)
     with torch.no_grad():
         plain = unet(noised, sigma * 1000, context=context, transformer_options={})
-        torch.testing.assert_close(denoise(noised, sigma, context, {}), plain)
+        torch.testing.assert_close(denoise(noised, sigma * 1000, context, {}), plain)
         site = core("attention").SiteSubject
         subjects = {
             s.name: [
@@ -224,7 +221,7 @@ def test_training_and_sampling_run_the_same_patch(miniature):
             ]
             for s in denoise.sites
         }
-        acted = denoise(noised, sigma, context, subjects)
+        acted = denoise(noised, sigma * 1000, context, subjects)
     assert not torch.allclose(acted[0], plain[0], atol=1e-3)
     torch.testing.assert_close(acted[1], plain[1])
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from commands.pack import ROOT, module
+from stages.common import core
 
 sampling: Any = importlib.import_module("methods.sampling")
 SETTINGS = sampling.Settings(steps=3, cfg=3.0)
@@ -19,13 +20,9 @@ ONE_STEP = sampling.Settings(steps=1)
 KINDS = ("nested", "single_token", "appended_tokens", "decoupled", "nested_key_too")
 
 
-def core(name: str) -> Any:
-    return module(f"nested_attn_core.{name}")
-
-
 @pytest.fixture(scope="module")
 def studio() -> Any:
-    return sampling.open_studio()
+    return sampling.Studio(*module("nodes.host.miniature").load_miniature())
 
 
 @pytest.fixture(scope="module")

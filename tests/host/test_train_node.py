@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import importlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ import comfy.utils
 import pytest
 import torch
 
-from .conftest import pack
+from .conftest import pack, running
 
 STEPS = 4
 
@@ -21,8 +19,6 @@ STEPS = 4
 @pytest.fixture
 def submit(host: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
     """Runs a graph; returns what reached the sink, and the executor."""
-    server = importlib.import_module("server")
-    execution: Any = importlib.import_module("execution")
     results: list[Any] = []
 
     class Sink:
@@ -40,22 +36,7 @@ def submit(host: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[...,
             return {"ui": {}, "result": ()}
 
     monkeypatch.setitem(host.NODE_CLASS_MAPPINGS, "TestSink", Sink)
-    loop = asyncio.new_event_loop()
-    executor = execution.PromptExecutor(
-        server.PromptServer(loop),
-        cache_type=execution.CacheType.CLASSIC,
-        cache_args={"lru": 0, "ram": 0},
-    )
-
-    def run(graph: dict[str, Any]) -> tuple[Any, Any]:
-        results.clear()
-        valid = loop.run_until_complete(execution.validate_prompt("id", graph, None))
-        assert valid[0], valid
-        loop.run_until_complete(executor.execute_async(graph, "id", {}, valid[2]))
-        return (results[-1] if results else None), executor
-
-    yield run
-    loop.close()
+    yield from running(results)
 
 
 def node(kind: str, **inputs: Any) -> dict[str, Any]:

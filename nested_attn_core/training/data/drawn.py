@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..miniature.dataset import shows_well
+from ..miniature.dataset import shards, shows_well
 from ..miniature.masks import subject_mask
 from ..miniature.scenes import caption, phrase
 from .example import PLACEHOLDER, DataError
@@ -116,7 +116,7 @@ class DrawnItem:
 
 def list_drawn(folder: Path, domain: str) -> Listing:
     """The drawn pictures that show a subject of `domain`."""
-    paths = sorted(path for path in folder.glob("[0-9]*.npz") if ".part" not in path.name)
+    paths = shards(folder)
     items: list[Item] = []
     problems = []
     for path in paths:

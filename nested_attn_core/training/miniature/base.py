@@ -45,18 +45,20 @@ class Base(nn.Module):
 @dataclass(frozen=True)
 class Batches:
     """latents (n, C, h, w), tokens (n, 77) rows, empty (77,) rows of the empty caption, weights
-    (n, h, w) of the error: what is harder than the rest may count for more, which moves no optimum.
+    (n, h, w) of the error and often (n,) of the draw: what is harder than the rest may count for
+    more and come more often, which moves no optimum of a caption.
     """
 
     latents: Tensor
     tokens: Tensor
     empty: Tensor
     weights: Tensor
+    often: Tensor
     size: int = 32
 
     def loss(self, base: Base, generator: torch.Generator) -> Tensor:
         """Rectified flow: x_t = (1 - sigma) x + sigma n, target n - x, sigma logit-normal."""
-        index = torch.randint(0, len(self.latents), (self.size,), generator=generator)
+        index = torch.multinomial(self.often, self.size, generator=generator)
         latents, tokens = self.latents[index], self.tokens[index].clone()
         flipped = torch.rand(tokens.shape, generator=generator) < UNKNOWN_SHARE
         tokens[flipped & (tokens > 2)] = 0

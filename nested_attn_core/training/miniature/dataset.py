@@ -79,9 +79,14 @@ def shows_well(record: dict) -> bool:
     return near and not record["style"]
 
 
+def shards(folder: Path) -> list[Path]:
+    """The finished shards of a folder, in order."""
+    return sorted(path for path in folder.glob("[0-9]*.npz") if ".part" not in path.name)
+
+
 def load(folder: Path) -> tuple[np.ndarray, list[dict]]:
     """All shards of a folder: images (n, size, size, 3) uint8 and one record a picture."""
-    paths = sorted(path for path in folder.glob("[0-9]*.npz") if ".part" not in path.name)
+    paths = shards(folder)
     if not paths:
         raise FileNotFoundError(f"{folder} holds no shards; draw them first: dev.py train data.")
     images, records = [], []
