@@ -34,15 +34,20 @@ _FLOATING = ("F16", "BF16", "F32", "F64")
 class Backbone:
     """The image model whose features an encoder reads.
 
-    fingerprint  fingerprint.weights_fingerprint of its state dict
+    kind         what messages call it
+    fingerprint  fingerprint.weights_fingerprint of its state dict; "" where the encoder's file does
+                 not tell: then the image model is known by its shape alone, feature_dim and
+                 image_size
     layer        which output is read; "last_hidden_state" holds all tokens before pooling
     image_size   edge of its input in pixels
+    feature_dim  width of its features; 0 = unknown
     """
 
     kind: str
     fingerprint: str
     image_size: int
     layer: str = "last_hidden_state"
+    feature_dim: int = 0
 
     def __post_init__(self) -> None:
         if self.layer != "last_hidden_state":
@@ -55,6 +60,15 @@ class Backbone:
                 f"The encoder's image size is {self.image_size!r}; it must be a whole number of "
                 "pixels."
             )
+        if type(self.feature_dim) is not int or self.feature_dim < 0:
+            raise NestedAttentionError(
+                f"The width of the encoder's image features is {self.feature_dim!r}; it must be a "
+                "whole number, or 0 where it is not known."
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; what is not known is left out, as in files of earlier versions."""
+        return {k: v for k, v in asdict(self).items() if (k, v) != ("feature_dim", 0)}
 
 
 @dataclass(frozen=True)
@@ -106,7 +120,7 @@ class EncoderInfo:
             **self.extra,
             **{f.name: getattr(self, f.name) for f in fields(self) if f.name != "extra"},
             "config": self.config.to_dict(),
-            "backbone": asdict(self.backbone),
+            "backbone": self.backbone.to_dict(),
             "norm": asdict(self.norm),
         }
 
