@@ -119,7 +119,7 @@ def _resampler(shapes: Mapping[str, Shape], mapping: MappingFile) -> dict[str, s
         prefixes = [prefix for prefix in prefixes if prefix == mapping.resampler]
     if not prefixes:
         place = "" if mapping.resampler is None else f" at {mapping.resampler}"
-        raise NestedAttentionError(f"it has no resampler{place} (latents, proj_in, layers, ...)")
+        raise NestedAttentionError(f"it has no resampler{place}")
     if len(prefixes) > 1:
         seen = ", ".join(f"{prefix}latents" for prefix in prefixes)
         raise NestedAttentionError(f"it has {len(prefixes)} resamplers: {seen}")
@@ -172,7 +172,7 @@ def _check_left(left: Iterable[str]) -> None:
     names = sorted(left)
     if names:
         shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
-        raise NestedAttentionError(f"{len(names)} of its tensors have no place: {shown}")
+        raise NestedAttentionError(f"no place is known for {len(names)} of its tensors: {shown}")
 
 
 def _sources(names: Mapping[str, str]) -> dict[str, Source]:
