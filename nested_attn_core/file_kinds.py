@@ -15,6 +15,9 @@ from .errors import NestedAttentionError
 _MAX_HEADER = 100_000_000
 _PREFIX = 8
 
+# Of safetensors' dtypes, those in which weights come.
+FLOATING = ("F16", "BF16", "F32", "F64")
+
 NEEDED = "a Nested Attention encoder (.safetensors, in models/nested_attention) is needed here"
 
 
