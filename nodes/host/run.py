@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ...nested_attn_core.attention import SiteSubject
+from ...nested_attn_core.masks import on_latent, on_site
 from ...nested_attn_core.placeholders import missing_names_message
 from ...nested_attn_core.subject import Subject
 from .memory import KeysValues
@@ -24,13 +24,30 @@ log = logging.getLogger("nested_attention")
 
 
 @dataclass(frozen=True)
+class Window:
+    """What one row of a model call shows: rows ``ys`` and columns ``xs`` of image ``image``."""
+
+    ys: tuple[int, ...]
+    xs: tuple[int, ...]
+    image: int = 0
+
+
+@dataclass(frozen=True)
 class Place:
-    """Where the rows of a model call lie: latent (height, width) and each row's (top, left)."""
+    """Where the rows of a model call lie in a latent of (height, width); all of one size."""
 
     latent: tuple[int, int]
-    corners: tuple[tuple[int, int], ...]
-    size: tuple[int, int]
-    batch: int
+    windows: tuple[Window, ...]
+
+    @classmethod
+    def whole(cls, latent: tuple[int, int], rows: int, images: int) -> Place:
+        """Rows that each show a whole image of ``images``, over and over."""
+        ys, xs = (tuple(range(side)) for side in latent)
+        return cls(latent, tuple(Window(ys, xs, row % images) for row in range(rows)))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return len(self.windows[0].ys), len(self.windows[0].xs)
 
 
 @dataclass(frozen=True)
@@ -52,7 +69,7 @@ class Run:
         self._device = device
         self._dtype = dtype
         self._made: dict[int, KeysValues] = {}
-        self._masks: dict[tuple[Any, ...], Tensor] = {}
+        self._masks: dict[tuple[Any, ...], Tensor | None] = {}
 
     def prepare(self, named: Collection[int]) -> None:
         """Projects the subjects that are named, once the host has loaded their encoders."""
@@ -72,13 +89,15 @@ class Run:
         return self._made[key]
 
     def mask(self, key: int, place: Place, size: tuple[int, int]) -> Tensor | None:
-        """The subject's mask on a feature map of ``size``: (1 or rows, N)."""
+        """The subject's mask on a feature map of ``size``: (1 or rows, N); None if it is 1 there
+        throughout."""
         mask = self.subjects[key].mask
         if mask is None:
             return None
         name = (key, place, size)
         if name not in self._masks:
-            self._masks[name] = _mask_at(mask, place, size).to(self._device)
+            found = mask_at(mask, place, size)
+            self._masks[name] = None if bool((found == 1).all()) else found.to(self._device)
         return self._masks[name]
 
     def warn_of_missing_sites(self, sites: Collection[str]) -> None:
@@ -103,7 +122,7 @@ class RunPlan(NestedPlan):
     """The plan of one model call, from what the run made."""
 
     def __init__(self, run: Run, presences: Sequence[Presence], place: Place):
-        super().__init__(len(place.corners), {})
+        super().__init__(len(place.windows), {})
         self._run = run
         self._presences = presences
         self._place = place
@@ -185,21 +204,17 @@ def _padded(rows: Sequence[Sequence[int]]) -> Tensor:
     return torch.tensor([[*row, *[-1] * (width - len(row))] for row in rows], dtype=torch.long)
 
 
-def _mask_at(mask: Tensor, place: Place, size: tuple[int, int]) -> Tensor:
-    frames = mask.reshape(-1, 1, *mask.shape[-2:]).to("cpu", torch.float32)
-    whole = F.interpolate(frames, size=place.latent, mode="area")
-    if len(frames) == 1 and len(set(place.corners)) == 1:
-        return _cut(whole, place.corners[0], place, size)
-    return torch.cat(
-        [
-            _cut(whole[(row % place.batch) % len(frames)][None], corner, place, size)
-            for row, corner in enumerate(place.corners)
-        ]
-    )
+def mask_at(mask: Tensor, place: Place, size: tuple[int, int]) -> Tensor:
+    """A mask (H, W) or (frames, H, W) on the feature map of a model call: (1 or rows, N), CPU.
 
-
-def _cut(whole: Tensor, corner: tuple[int, int], place: Place, size: tuple[int, int]) -> Tensor:
-    top, left = corner
-    height, width = place.size
-    part = whole[..., top : top + height, left : left + width]
-    return F.interpolate(part, size=size, mode="area").flatten(1)
+    Frames go by the images of the batch; with fewer frames than images they are used in turn.
+    """
+    frames = mask.cpu().reshape(-1, *mask.shape[-2:])
+    # One by one, for memory: a film's masks at full size may be large.
+    whole = torch.stack([on_latent(frame, place.latent) for frame in frames])
+    seen = [(w.image % len(whole), w.ys, w.xs) for w in place.windows]
+    made = {
+        key: on_site(whole[key[0]][list(key[1])][:, list(key[2])], size).flatten().float()
+        for key in dict.fromkeys(seen)
+    }
+    return torch.stack(list(made.values()) if len(made) == 1 else [made[key] for key in seen])
