@@ -14,7 +14,6 @@ from ...nested_attn_core.attention import nested_attention
 PLAN = "nested_attention"
 
 log = logging.getLogger("nested_attention")
-_warned_rows: set[tuple[int, int]] = set()
 
 
 class NestedPlan:
@@ -25,11 +24,27 @@ class NestedPlan:
 
     def __init__(self, rows: int, subjects: Mapping[str, Sequence[Any]]):
         self.rows = rows
+        self.told_of_rows = False
         self._subjects = subjects
 
-    def at(self, site_name: str, size: tuple[int, int] | None = None) -> Sequence[Any]:
-        """What happens at the site whose feature map has ``size`` (height, width)."""
+    def at(
+        self, site_name: str, size: tuple[int, int] | None = None, tokens: int | None = None
+    ) -> Sequence[Any]:
+        """What happens at the site whose feature map has ``size`` (height, width), and whose keys
+        are ``tokens`` many."""
         return self._subjects.get(site_name, ())
+
+    def left_out(self, site_name: str, rows: int) -> None:
+        """Says, once, that a site with another number of ``rows`` goes without subjects."""
+        if self.told_of_rows:
+            return
+        self.told_of_rows = True
+        log.warning(
+            "Another extension runs attention on %d rows where the model call has %d, "
+            "so that subjects cannot be told apart there and are left out.",
+            rows,
+            self.rows,
+        )
 
 
 class NestedPatch:
@@ -56,7 +71,7 @@ class NestedPatch:
     ) -> Tensor:
         """Attention output (B, N, inner) for query (B, N, inner) and key, value (B, T, inner)."""
         out = self._base(query, key, value, extra_options)
-        subjects = _subjects_at(self.site, query, extra_options)
+        subjects = _subjects_at(self.site, query, key, extra_options)
         if subjects:
             heads = extra_options["n_heads"]
             out = self._attend(out, query, key, value, subjects, heads)
@@ -113,16 +128,18 @@ class NestedPatch:
             below()
 
 
-def _subjects_at(site: str, query: Tensor, extra_options: Mapping[str, Any]) -> Sequence[Any]:
+def _subjects_at(
+    site: str, query: Tensor, key: Tensor, extra_options: Mapping[str, Any]
+) -> Sequence[Any]:
     plan: NestedPlan | None = extra_options.get(PLAN)
     if plan is None:
         return ()
     if plan.rows != query.shape[0]:
-        _warn_rows(plan.rows, query.shape[0])
+        plan.left_out(site, query.shape[0])
         return ()
     shape = extra_options.get("activations_shape")
     size = None if shape is None else (int(shape[-2]), int(shape[-1]))
-    return plan.at(site, size)
+    return plan.at(site, size, key.shape[1])
 
 
 def _within(options: Mapping[str, Any], extra_options: Mapping[str, Any]) -> bool:
@@ -130,14 +147,3 @@ def _within(options: Mapping[str, Any], extra_options: Mapping[str, Any]) -> boo
         return True
     sigma = float(extra_options["sigmas"][0])
     return options["sigma_end"] <= sigma <= options["sigma_start"]
-
-
-def _warn_rows(planned: int, found: int) -> None:
-    if (planned, found) not in _warned_rows:
-        _warned_rows.add((planned, found))
-        log.warning(
-            "Another extension runs attention on %d rows where the model call has %d, "
-            "so that subjects cannot be told apart there and are left out.",
-            found,
-            planned,
-        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -52,11 +52,39 @@ class Place:
 
 @dataclass(frozen=True)
 class Presence:
-    """A subject in one model call; ``positions`` (rows, P) int64, -1 for an empty slot."""
+    """A subject in one model call, whose context has ``length`` rows.
+
+    ``slots`` are, for each row of the batch, (row of the context, length that it counts in).
+    """
 
     subject: Subject
     identity: int
-    positions: Tensor
+    slots: tuple[tuple[tuple[int, int], ...], ...]
+    length: int
+    _made: dict[int, Tensor] = field(default_factory=dict, repr=False)
+
+    def positions(self, tokens: int | None = None) -> Tensor:
+        """(rows of the batch, P) int64 among the ``tokens`` keys of a site, -1 for an empty slot.
+
+        The host repeats a shorter context up to the length of a longer one; the subject's token
+        is then in every copy. Packs in the manner of NegPiP make a context with several rows for
+        each token, and take them apart again before the site.
+        """
+        tokens = self.length if tokens is None else tokens
+        if tokens not in self._made:
+            several = self.length // tokens if self.length % tokens == 0 else 1
+            several = max(several, 1)
+            self._made[tokens] = _padded(
+                [
+                    [
+                        place
+                        for row, basis in slots
+                        for place in range(row, self.length // several, basis // several)
+                    ]
+                    for slots in self.slots
+                ]
+            )
+        return self._made[tokens]
 
 
 class Run:
@@ -66,6 +94,7 @@ class Run:
         self.subjects = subjects
         self.visited: set[str] = set()
         self.acted = False
+        self.told_of_rows = False
         self._device = device
         self._dtype = dtype
         self._made: dict[int, KeysValues] = {}
@@ -127,19 +156,31 @@ class RunPlan(NestedPlan):
         self._presences = presences
         self._place = place
 
-    def at(self, site_name: str, size: tuple[int, int] | None = None) -> Sequence[SiteSubject]:
+    def at(
+        self, site_name: str, size: tuple[int, int] | None = None, tokens: int | None = None
+    ) -> Sequence[SiteSubject]:
         self._run.visited.add(site_name)
-        return [self._subject(presence, site_name, size) for presence in self._presences]
+        return [self._subject(presence, site_name, size, tokens) for presence in self._presences]
+
+    def left_out(self, site_name: str, rows: int) -> None:
+        self._run.visited.add(site_name)
+        self.told_of_rows = self._run.told_of_rows
+        super().left_out(site_name, rows)
+        self._run.told_of_rows = True
 
     def _subject(
-        self, presence: Presence, site_name: str, size: tuple[int, int] | None
+        self,
+        presence: Presence,
+        site_name: str,
+        size: tuple[int, int] | None,
+        tokens: int | None,
     ) -> SiteSubject:
         subject = presence.subject
         key, value = self._run.keys_values(presence.identity)[site_name]
         return SiteSubject(
             key=key,
             value=value,
-            positions=presence.positions,
+            positions=presence.positions(tokens),
             strength=subject.strength,
             norm=subject.norm,
             token_weight=subject.token_weight,
@@ -165,19 +206,16 @@ def warn_of_unnamed(subjects: Mapping[int, Subject], named: Collection[int]) -> 
 
 
 def presences(subjects: Mapping[int, Subject], slots: Tensor, length: int) -> list[Presence]:
-    """The subjects of a model call, from payloads (rows, slots, 3) and a context of ``length``.
-
-    The host repeats a shorter context up to the length of a longer one; the subject's token is
-    then in every copy.
-    """
-    rows: dict[int, list[list[int]]] = {}
+    """The subjects of a model call, from payloads (rows, slots, 3) and a context of ``length``."""
+    found: dict[int, list[list[tuple[int, int]]]] = {}
     for number, filled in enumerate(slots.tolist()):
         for identity, row, basis in filled:
             if identity in subjects and 0 <= row < basis:
-                found = rows.setdefault(identity, [[] for _ in range(len(slots))])
-                found[number].extend(range(row, length, basis))
+                rows = found.setdefault(identity, [[] for _ in range(len(slots))])
+                rows[number].append((row, basis))
     return [
-        Presence(subjects[identity], identity, _padded(found)) for identity, found in rows.items()
+        Presence(subjects[identity], identity, tuple(map(tuple, rows)), length)
+        for identity, rows in found.items()
     ]
 
 
