@@ -1,6 +1,6 @@
 """What an encoder for monsters does with held-out monsters, in the measures of dev.py eval.
 
-    python docs/examples/monsters/evaluate.py ENCODER.safetensors --json monster.json --out sheets
+    python docs/examples/monsters/measure.py ENCODER.safetensors --json monster.json --out sheets
 
 A monster ruler (ruler.py) reads the pictures. The base, which knows no monsters, is shown the
 encoder's class word where there is no subject.
@@ -19,6 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import monsters  # isort: skip (it puts the commands on the path)
 import torch
 from PIL import Image
 
@@ -31,7 +32,7 @@ from evaluate.exam import Exam, Size
 from evaluate.reading import Reader, stack
 from evaluate.sheets import Row, save, sheet
 from methods.sampling import Settings
-from monsters import DOMAIN, MOODS, Picture, draw, monsters, scenes, styles
+from monsters import DOMAIN, MOODS, Picture, draw, scenes, styles
 from stages.common import MODELS, STATE, core, log
 
 ENCODER = STATE / "encoder_monster" / "monster.safetensors"
@@ -84,7 +85,7 @@ def prepare(class_word: str, seed: int, size: Size, reader: Reader, studio: Any)
     """The questions: held-out monsters in turn, over styles and places in turn as for the
     miniature's own domains; unlike there, the prompts are not held out."""
     kinds = core("evaluation.cases").KINDS
-    pool = monsters(held_out=True)[: size.gallery]
+    pool = monsters.monsters(held_out=True)[: size.gallery]
     cases = []
     for row in range(size.pictures):
         turn, place = divmod(row, size.subjects)
@@ -171,7 +172,7 @@ def run(words: argparse.Namespace) -> dict:
         log(f"{save(subjects_sheet(painter, exam, encoder.artist), words.out / 'monster.jpg')}")
     return {
         "mode": "monsters",
-        "command": shlex.join(["docs/examples/monsters/evaluate.py", *command()]),
+        "command": shlex.join(["docs/examples/monsters/measure.py", *command()]),
         "seed": plan.seed,
         "images_per_domain": plan.size.pictures,
         "sampling": asdict(painter.how),
