@@ -1,8 +1,10 @@
 """The file of a nested encoder: one safetensors file that describes itself.
 
 Tensors are named `resampler.*` and `projections.<site>.to_k.weight` / `.to_v.weight`; the metadata
-key "nested_attention" holds an EncoderInfo as JSON. A file without that key is read by its
-structure where it can be (`release`): so are the authors' own weights.
+key "nested_attention" holds an EncoderInfo as JSON. A file may also hold `placeholder.<stream>`, an
+embedding for each text stream; it is of format 2 then, so that older readers ask for an update. A
+file without that key is read by its structure where it can be (`release`): so are the authors' own
+weights.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ from .errors import NestedAttentionError
 from .file_kinds import FLOATING, NEEDED, Header, read_header, recognise
 from .release.reading import Reading, Source, cut, read_structure
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_PLACEHOLDER = "placeholder."
 METADATA_KEY = "nested_attention"
 BASE_FAMILIES = ("sd15", "sdxl", "miniature")
 # Image models by the width of their features; both of the paper's candidates and ViT-L see 224 px.
@@ -84,6 +87,8 @@ class EncoderInfo:
     norm         length of v* that it was trained with
     token_weight what multiplied the odds of the subject's token while it was trained
     extra        whatever else the file says, in JSON's types
+    placeholder  text stream ("l", "g") -> width of the embedding that the file holds for it, which
+                 the text encoders read in place of the class word's own; empty without one
     """
 
     base_family: str
@@ -98,7 +103,8 @@ class EncoderInfo:
     command: str = ""
     steps: int = 0
     extra: Mapping[str, Any] = field(default_factory=dict)
-    format_version: int = FORMAT_VERSION
+    format_version: int = 1
+    placeholder: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.base_family not in BASE_FAMILIES:
@@ -117,12 +123,22 @@ class EncoderInfo:
                     f"The encoder's {name} is {getattr(self, name)!r}; give a word, for example "
                     "person."
                 )
+        for stream, width in self.placeholder.items():
+            if not stream.isidentifier() or type(width) is not int or width < 1:
+                raise NestedAttentionError(
+                    f"The encoder's placeholder is {dict(self.placeholder)!r}; a width above 0 for "
+                    "each text stream is needed."
+                )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
+        written = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "extra"}
+        if not self.placeholder:
+            del written["placeholder"]
         return {
             **self.extra,
-            **{f.name: getattr(self, f.name) for f in fields(self) if f.name != "extra"},
+            **written,
+            "format_version": 2 if self.placeholder else self.format_version,
             "config": self.config.to_dict(),
             "backbone": self.backbone.to_dict(),
             "norm": asdict(self.norm),
@@ -150,8 +166,11 @@ def save_encoder(
     encoder: NestedEncoder,
     info: EncoderInfo,
     dtype: torch.dtype | None = None,
+    placeholder: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Writes an encoder's file, in `dtype` if one is given; an interruption leaves no half file.
+
+    placeholder: an embedding (width,) for each text stream that `info.placeholder` names
 
     Raises NestedAttentionError if a weight is not finite (in that dtype) or if `info` describes
     another encoder.
@@ -163,8 +182,15 @@ def save_encoder(
     path = Path(path)
     state = {
         name: tensor.detach().to("cpu", dtype or tensor.dtype).contiguous()
-        for name, tensor in encoder.state_dict().items()
+        for name, tensor in (
+            *encoder.state_dict().items(),
+            *((_PLACEHOLDER + stream, vector) for stream, vector in (placeholder or {}).items()),
+        )
     }
+    if {s: len(v) for s, v in (placeholder or {}).items()} != dict(info.placeholder):
+        raise NestedAttentionError(
+            "The description's placeholder is not the one given; name each stream and its width."
+        )
     _refuse_non_finite("The encoder", state, "train it again from an earlier state")
     unfinished = path.with_name(path.name + ".part")
     try:
@@ -182,6 +208,17 @@ def read_info(path: str | Path) -> EncoderInfo:
     """
     path = Path(path)
     return _described(path, read_header(path))[0]
+
+
+def load_placeholder(path: str | Path) -> dict[str, Tensor]:
+    """The trained embedding (width,) of each text stream, fp32; empty where the file has none."""
+    info = read_info(path)
+    if not info.placeholder:
+        return {}
+    with safe_open(path, "pt") as file:
+        found = {s: file.get_tensor(_PLACEHOLDER + s).float() for s in info.placeholder}
+    _refuse_non_finite(f'"{Path(path).name}"', found, "download or copy it again")
+    return found
 
 
 def load_encoder(
@@ -234,8 +271,9 @@ def _described(path: Path, header: Header) -> tuple[EncoderInfo, Mapping[str, So
         reading = _read_release(path, header)
         return _release_info(path, reading), reading.sources
     info = _parse_info(path, header)
-    _check_tensors(path, header, info.config)
-    return info, {name: Source(name) for name in header.tensors}
+    _check_tensors(path, header, info)
+    own = (name for name in header.tensors if not name.startswith(_PLACEHOLDER))
+    return info, {name: Source(name) for name in own}
 
 
 def _release_info(path: Path, reading: Reading) -> EncoderInfo:
@@ -292,11 +330,12 @@ def _undescribed(path: Path) -> str:
     )
 
 
-def _check_tensors(path: Path, header: Header, config: EncoderConfig) -> None:
+def _check_tensors(path: Path, header: Header, info: EncoderInfo) -> None:
     expected = {
         name: tuple(tensor.shape)
-        for name, tensor in NestedEncoder(config, device="meta").state_dict().items()
+        for name, tensor in NestedEncoder(info.config, device="meta").state_dict().items()
     }
+    expected |= {_PLACEHOLDER + stream: (width,) for stream, width in info.placeholder.items()}
     advice = "download or copy it again"
     for name in sorted(expected.keys() | header.tensors.keys()):
         if name not in header.tensors:

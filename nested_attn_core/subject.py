@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -31,6 +31,8 @@ class Subject:
     start_percent, end_percent   part of the sampling in which it acts, 0 to 1
     mask                (H, W) or (frames, H, W), 0 to 1, at any size; None = everywhere
     norm, token_weight  see attention.SiteSubject
+    placeholder         text stream ("l", "g") -> embedding (width,) that is read in place of the
+                        class word's own; empty for the class word's
 
     Raises NestedAttentionError for anything else.
     """
@@ -47,6 +49,7 @@ class Subject:
     mask: Tensor | None = None
     norm: NormControl = NormControl()
     token_weight: float = 1.0
+    placeholder: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if not is_name(self.name):
@@ -89,6 +92,11 @@ class Subject:
                 f"The nested tokens of <{self.name}> hold NaN or infinite numbers; check its "
                 "images and the encoder's file."
             )
+        if any(v.ndim != 1 or not bool(torch.isfinite(v).all()) for v in self.placeholder.values()):
+            raise NestedAttentionError(
+                f"The placeholder of <{self.name}> is not a finite vector for each text stream; "
+                "check the encoder's file."
+            )
         if mask is not None and (mask.ndim not in (2, 3) or 0 in mask.shape):
             raise NestedAttentionError(
                 f"The mask of <{self.name}> has shape {tuple(mask.shape)}; (height, width) or "
@@ -120,6 +128,7 @@ class Subject:
                 self.mask,
                 self.norm,
                 self.token_weight,
+                *(part for pair in sorted(self.placeholder.items()) for part in pair),
             ]
         )
 

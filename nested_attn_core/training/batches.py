@@ -20,6 +20,7 @@ class Batch:
     conditions  what else the denoiser takes by name, such as {"y": (B, a)} for SDXL
     mask        (B, 1, h, w), 0 to 1, or None: where the latents show the subject; all 0 in rows
                 for which that is not known
+    captions    (B) texts of the context, or none: needed where the placeholder trains
     """
 
     latents: Tensor
@@ -28,6 +29,7 @@ class Batch:
     features: Tensor
     conditions: Mapping[str, Tensor] = field(default_factory=dict)
     mask: Tensor | None = None
+    captions: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.latents)

@@ -83,8 +83,8 @@ class MethodSection(Section):
     )
     train_placeholder: bool = Field(
         default=False,
-        description="Also train the embedding of the placeholder, instead of the class word's own "
-        "(not supported yet: leave it false).",
+        description="Also train the embedding that the text encoders read for a subject; it starts "
+        "from the class word's own. Slower: captions are encoded anew in every step.",
     )
     norm: Literal["text", "none"] = Field(
         default="text",

@@ -70,6 +70,10 @@ class Drops:
                 name: _put(value, conditions[name], rows)
                 for name, value in batch.conditions.items()
             },
+            captions=tuple(
+                PLACEHOLDER if dropped else caption
+                for caption, dropped in zip(batch.captions, rows.tolist(), strict=False)
+            ),
         )
 
 

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from ..attention import NormControl, SiteSubject, nested_attention
 from ..encoder import NestedEncoder
+from .batches import Batch
+from .placeholder import TrainedPlaceholder
 
 # (base, query, key, value, items of the site, heads) -> output, as nested_attention
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor, Sequence[Any], int], Tensor]
@@ -32,6 +34,10 @@ class Method(nn.Module):
 
     attend: ClassVar[Attend] = staticmethod(nested_attention)
 
+    def read(self, batch: Batch) -> Batch:
+        """The batch with its captions as this method's own weights let them be read."""
+        return batch
+
     def forward(
         self, features: Tensor, context: Tensor, positions: Tensor, strength: float = 1.0
     ) -> Injection:
@@ -48,14 +54,25 @@ class Method(nn.Module):
 class NestedMethod(Method):
     """Nested attention: context and keys stay, the value of the class word's token is nested.
 
-    norm and token_weight are those of attention.SiteSubject.
+    norm and token_weight are those of attention.SiteSubject. A placeholder trains beside the
+    encoder and is what captions are read with.
     """
 
-    def __init__(self, encoder: NestedEncoder, norm: NormControl, token_weight: float) -> None:
+    def __init__(
+        self,
+        encoder: NestedEncoder,
+        norm: NormControl,
+        token_weight: float,
+        placeholder: TrainedPlaceholder | None = None,
+    ) -> None:
         super().__init__()
         self.encoder = encoder
         self.norm = norm
         self.token_weight = token_weight
+        self.placeholder = placeholder
+
+    def read(self, batch: Batch) -> Batch:
+        return batch if self.placeholder is None else self.placeholder(batch)
 
     def forward(
         self, features: Tensor, context: Tensor, positions: Tensor, strength: float = 1.0

@@ -68,6 +68,7 @@ class TrainingStep(nn.Module):
     def forward(self, batch: Batch, sigma: Tensor, noise: Tensor) -> Tensor:
         """sigma (B,) and noise like the latents, fp32 -> (B,)"""
         denoiser, extra = self._frozen
+        batch = self.method.read(batch)
         schedule = self.schedule
         noised = schedule.noise_scaling(sigma, noise, batch.latents)
         injection = self.method(batch.features, batch.context, batch.positions)
@@ -111,4 +112,5 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
         features=move(batch.features),
         conditions={name: move(value) for name, value in batch.conditions.items()},
         mask=None if batch.mask is None else move(batch.mask),
+        captions=batch.captions,
     )

@@ -20,6 +20,7 @@ from ...nested_attn_core.fingerprint import content_fingerprint, weights_fingerp
 from ...nested_attn_core.subject import Subject, Subjects
 from ...nested_attn_core.training.batches import Text
 from .carrier import SLOTS
+from .mentions import subject_token
 from .miniature import is_miniature, load_miniature
 from .text import bind_clip
 
@@ -86,6 +87,9 @@ class FrozenModels:
 
     @cached_property
     def _bound(self) -> Any:
+        return self._bound_with({})
+
+    def _bound_with(self, placeholder: Mapping[str, Tensor]) -> Any:
         subject = Subject(
             name=PLACEHOLDER,
             tokens=torch.zeros(1, 1),
@@ -93,6 +97,7 @@ class FrozenModels:
             domain=self.class_word,
             encoder=None,
             encoder_fingerprint="",
+            placeholder=placeholder,
         )
         return bind_clip(self.clip, Subjects((subject,)))
 
@@ -110,16 +115,35 @@ class FrozenModels:
         return [self._text(caption) for caption in captions]
 
     def _text(self, caption: str) -> Text:
-        tokens = self._bound.tokenize(caption)
-        found = self._bound.encode_from_tokens(tokens, return_pooled=True, return_dict=True)
-        carried = found.get("model_conds", {}).get(SLOTS)
-        slots = [] if carried is None else carried.cond[0].tolist()
-        pooled = found.get("pooled_output")
-        return Text(
-            _plain(found["cond"][0]),
-            tuple(row for subject, row, _ in slots if subject >= 0),
-            None if pooled is None else _plain(pooled[0]),
-        )
+        text = _read(self._bound, caption)
+        pooled = None if text.pooled is None else _plain(text.pooled)
+        return Text(_plain(text.context), text.positions, pooled)
+
+    def text_with(self, captions: Sequence[str], placeholder: Mapping[str, Tensor]) -> list[Text]:
+        """As `text`, with an embedding (width,) a stream at the subject's token, and open to
+        gradients of it."""
+        bound = self._bound_with(placeholder)
+        return [_read(bound, caption) for caption in captions]
+
+    def class_embedding(self) -> dict[str, Tensor]:
+        """The class word's own embedding (width,) by text stream, fp32, CPU.
+
+        Raises NestedAttentionError for a class word of several tokens: there is one placeholder.
+        """
+        tokens = self._bound.tokenize(f"<{PLACEHOLDER}>")
+        found = {}
+        for stream, chunks in tokens.items():
+            marked = [t for chunk in chunks for t, *_ in chunk if subject_token(t) is not None]
+            if len(marked) != 1:
+                raise NestedAttentionError(
+                    f'method.train_placeholder needs a class word of one token, and "'
+                    f'{self.class_word}" has {len(marked)}; set output.class_word to a shorter '
+                    "word, or train_placeholder to false."
+                )
+            model = getattr(self.clip.cond_stage_model, f"clip_{stream}")
+            table = model.transformer.get_input_embeddings().weight
+            found[stream] = _plain(table[int(marked[0])])
+        return found
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
@@ -136,13 +160,20 @@ class FrozenModels:
     def conditions(self, pooled: Tensor | None, height: int, width: int) -> Mapping[str, Tensor]:
         """What the denoiser takes beside the context, for pooled (B, p) and pictures of
         `height` x `width` pixels, as the host's model makes it for sampling."""
+        made = self.conditions_with(pooled, height, width)
+        return {name: _plain(value) for name, value in made.items()}
+
+    def conditions_with(
+        self, pooled: Tensor | None, height: int, width: int
+    ) -> Mapping[str, Tensor]:
+        """As `conditions`, open to gradients."""
         if pooled is None:
             return {}
         base = self.model.model
         made = base.encode_adm(
             pooled_output=pooled, height=height, width=width, device=pooled.device
         )
-        return {} if made is None else {"y": _plain(made)}
+        return {} if made is None else {"y": made}
 
 
 def load_frozen(
@@ -231,6 +262,18 @@ def _find(folder: str, name: str) -> Path:
             "the path of a file, or put it there."
         )
     return Path(found)
+
+
+def _read(clip: Any, caption: str) -> Text:
+    found = clip.encode_from_tokens(clip.tokenize(caption), return_pooled=True, return_dict=True)
+    carried = found.get("model_conds", {}).get(SLOTS)
+    slots = [] if carried is None else carried.cond[0].tolist()
+    pooled = found.get("pooled_output")
+    return Text(
+        found["cond"][0],
+        tuple(row for subject, row, _ in slots if subject >= 0),
+        None if pooled is None else pooled[0],
+    )
 
 
 def _plain(tensor: Tensor) -> Tensor:

@@ -177,6 +177,12 @@ def _encoder(
             f"{wishes.start.info.backbone.kind}; connect that CLIP Vision model, or leave the "
             "encoder out to start anew."
         )
+    if wishes.start.placeholder:
+        raise NestedAttentionError(
+            f"The encoder {wishes.start.label} was trained with a placeholder of its own, which "
+            "this node does not train; go on with dev.py train and encoder.resume_from, or leave "
+            "the encoder out to start anew."
+        )
     # Copies, so that the encoder that was given stays as it is.
     encoder = NestedEncoder(wishes.start.info.config)
     state = wishes.start.patcher.model.state_dict()

@@ -13,7 +13,12 @@ import torch
 from torch import Tensor
 
 from ...nested_attn_core.attention import NormControl
-from ...nested_attn_core.checkpoint import EncoderInfo, load_encoder, save_encoder
+from ...nested_attn_core.checkpoint import (
+    EncoderInfo,
+    load_encoder,
+    load_placeholder,
+    save_encoder,
+)
 from ...nested_attn_core.encoder import EncoderConfig, NestedEncoder
 from ...nested_attn_core.errors import NestedAttentionError
 from ...nested_attn_core.training.config import TrainingConfig
@@ -21,6 +26,7 @@ from ...nested_attn_core.training.identity import IdentityLoss
 from ...nested_attn_core.training.methods import NestedMethod
 from ...nested_attn_core.training.objective import Noising
 from ...nested_attn_core.training.optimisers import OptimiserSettings
+from ...nested_attn_core.training.placeholder import TrainedPlaceholder
 from ...nested_attn_core.training.step import TrainingStep
 from ...nested_attn_core.training.trainer import RunSettings
 from .checkpointing import checkpoint_blocks
@@ -110,7 +116,7 @@ class Learning:
         self.check_method()
         method = self.config.method
         return TrainingStep(
-            NestedMethod(self.encoder(), self.norm, method.token_weight),
+            NestedMethod(self.encoder(), self.norm, method.token_weight, self._placeholder()),
             self.denoiser,
             self.noising,
             self.config.objective.mask_weight,
@@ -124,11 +130,19 @@ class Learning:
             raise NestedAttentionError(
                 f'method.name is "{method.name}", which has no encoder\'s file; set it to nested.'
             )
-        if method.train_placeholder:
-            raise NestedAttentionError(
-                "method.train_placeholder is true, and an encoder's file has no place for an "
-                "embedding yet; set it to false: the class word's own embedding is used."
-            )
+
+    def _placeholder(self) -> TrainedPlaceholder | None:
+        begun = self.config.encoder.resume_from
+        start = load_placeholder(begun) if begun else {}
+        if not self.config.method.train_placeholder:
+            if start:
+                raise NestedAttentionError(
+                    f"encoder.resume_from is {Path(begun).name}, which was trained with a "
+                    "placeholder of its own; set method.train_placeholder to true."
+                )
+            return None
+        frozen = self.frozen
+        return TrainedPlaceholder(start or frozen.class_embedding(), frozen, frozen.downscale)
 
     def _identity(self) -> IdentityLoss | None:
         wanted = self.config.objective
@@ -168,7 +182,14 @@ class Learning:
         wanted = self.config.optimiser
         return OptimiserSettings(**wanted.model_dump())
 
-    def info(self, config: EncoderConfig, steps: int, trained_on: str, command: str) -> EncoderInfo:
+    def info(
+        self,
+        config: EncoderConfig,
+        steps: int,
+        trained_on: str,
+        command: str,
+        placeholder: Mapping[str, Tensor],
+    ) -> EncoderInfo:
         """What the encoder's file says."""
         output = self.config.output
         return EncoderInfo(
@@ -183,17 +204,22 @@ class Learning:
             trained_on=trained_on,
             command=command,
             steps=steps,
+            placeholder={stream: len(vector) for stream, vector in placeholder.items()},
         )
+
+
+def part_of(weights: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
+    """Of a method's weights those of "encoder" or of "placeholder", under their own names."""
+    prefix = f"{part}."
+    return {name[len(prefix) :]: w for name, w in weights.items() if name.startswith(prefix)}
 
 
 def write_encoder(path: Path, weights: Mapping[str, Tensor], info: EncoderInfo) -> NestedEncoder:
     """Writes the method's weights ("encoder.resampler...") as an encoder's file, in fp16."""
     encoder = NestedEncoder(info.config, device="meta")
-    prefix = "encoder."
-    state = {name[len(prefix) :]: w for name, w in weights.items() if name.startswith(prefix)}
-    encoder.load_state_dict(state, assign=True)
+    encoder.load_state_dict(part_of(weights, "encoder"), assign=True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_encoder(path, encoder, info, torch.float16)
+    save_encoder(path, encoder, info, torch.float16, part_of(weights, "placeholder"))
     return encoder
 
 

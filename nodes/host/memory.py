@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import comfy.ops
 import torch
 from torch import Tensor, nn
 
-from ...nested_attn_core.checkpoint import EncoderInfo, load_encoder
+from ...nested_attn_core.checkpoint import EncoderInfo, load_encoder, load_placeholder
 from ...nested_attn_core.fingerprint import weights_fingerprint
 from ...nested_attn_core.subject import Subject
 
@@ -22,16 +23,18 @@ KeysValues = dict[str, tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True, eq=False)
 class LoadedEncoder:
-    """An encoder whose weights the host moves, offloads and frees. ``label`` is for messages."""
+    """An encoder whose weights the host moves, offloads and frees. ``label`` is for messages,
+    ``placeholder`` an embedding (width,) for each text stream, where the file has them."""
 
     patcher: Any
     info: EncoderInfo
     label: str
+    placeholder: Mapping[str, Tensor] = field(default_factory=dict)
 
     @cached_property
     def fingerprint(self) -> str:
         """Of the weights."""
-        return weights_fingerprint(self.patcher.model.state_dict())
+        return weights_fingerprint({**self.patcher.model.state_dict(), **self.placeholder})
 
     def load(self) -> None:
         """Asks the host to make room for the weights and to bring them to their device."""
@@ -55,6 +58,7 @@ class LoadedEncoder:
             encoder_fingerprint=self.fingerprint,
             norm=self.info.norm,
             token_weight=self.info.token_weight,
+            placeholder=self.placeholder,
         )
 
     @torch.no_grad()
@@ -67,7 +71,8 @@ class LoadedEncoder:
 def load(path: str | Path, label: str) -> LoadedEncoder:
     """Reads an encoder's file; raises NestedAttentionError in one sentence for any other file."""
     encoder, info = load_encoder(path, comfy.ops.manual_cast, device="cpu")
-    return LoadedEncoder(in_patcher(encoder.requires_grad_(False)), info, label)
+    patcher = in_patcher(encoder.requires_grad_(False))
+    return LoadedEncoder(patcher, info, label, load_placeholder(path))
 
 
 def in_patcher(model: nn.Module) -> Any:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 log = logging.getLogger("nested_attention")
 
 # By text encoder ("l", "g"): chunks of (token, weight, ...), as the host's tokenizers make them.
@@ -23,6 +25,21 @@ class SubjectToken(int):
         made = super().__new__(cls, token)
         made.subject, made.name = subject, name
         return made
+
+
+def embedded(token: SubjectToken, vector: Tensor) -> Tensor:
+    """An embedding (width,) as a token that knows which subject it stands for. The host puts it in
+    place of a row of its table."""
+    made: Any = vector[:]  # another tensor, so that the mark is this token's alone
+    made.nested_subject = token
+    return made
+
+
+def subject_token(token: Any) -> SubjectToken | None:
+    """What a prompt's token says about a subject, if it stands for one."""
+    if isinstance(token, SubjectToken):
+        return token
+    return getattr(token, "nested_subject", None)
 
 
 @dataclass(frozen=True)
@@ -56,6 +73,7 @@ def _mentions(chunks: list[list[tuple[Any, ...]]]) -> Iterator[Mention]:
     row = 0
     for chunk in chunks:
         for token, weight, *_ in chunk:
-            if isinstance(token, SubjectToken):
-                yield Mention(token.subject, token.name, row, float(weight))
+            found = subject_token(token)
+            if found is not None:
+                yield Mention(found.subject, found.name, row, float(weight))
             row += 1

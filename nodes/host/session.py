@@ -26,7 +26,7 @@ from ...nested_attn_core.training.drops import Drops
 from ...nested_attn_core.training.progress import Reporter
 from ...nested_attn_core.training.states import StateFolder
 from ...nested_attn_core.training.trainer import Listeners, Progress, Trainer, trained_in
-from .learning import Learning, only_deterministic, write_encoder
+from .learning import Learning, only_deterministic, part_of, write_encoder
 from .sheets import SheetSettings, draw_sheet, encoder_in_host, save_sheet
 
 log = logging.getLogger("nested_attention")
@@ -173,13 +173,15 @@ class Session:
         return examples
 
     def _needed_models(self) -> list[Any]:
-        """The base, and what makes features that are not kept."""
+        """The base, and what makes features that are not kept or that change."""
         frozen, kept = self.learning.frozen, self.config.data.cache
         others = {
             "latents": frozen.vae.patcher,
             "vision": frozen.vision.patcher,
             "text": frozen.clip.patcher,
         }
+        if self.config.method.train_placeholder:
+            kept = tuple(kind for kind in kept if kind != "text")
         return [frozen.model, *(p for kind, p in others.items() if kind not in kept)]
 
     def _config_of(self, step: Any) -> EncoderConfig:
@@ -197,8 +199,8 @@ class Session:
 
     def _draw(self, weights: Mapping[str, Tensor], encoder: EncoderConfig, path: Path) -> None:
         frozen, samples = self.learning.frozen, self.config.samples
-        info = self.learning.info(encoder, 0, self.trained_on, self.command)
-        state = {name.removeprefix("encoder."): weight for name, weight in weights.items()}
+        placeholder = part_of(weights, "placeholder")
+        info = self.learning.info(encoder, 0, self.trained_on, self.command, placeholder)
         settings = SheetSettings(
             samples.prompts,
             self.config.data.size or frozen.native_size,
@@ -206,14 +208,16 @@ class Session:
             samples.guidance,
             self.config.run.seed,
         )
-        handle = encoder_in_host(info, state, self.config.output.name)
+        name = self.config.output.name
+        handle = encoder_in_host(info, part_of(weights, "encoder"), name, placeholder)
         save_sheet(draw_sheet(frozen, handle, self._references(), settings), path)
         # The host may have moved the base to make room for what drew the sheet.
         comfy.model_management.load_models_gpu(self._needed_models(), force_full_load=True)
 
     def _write(self, weights: Mapping[str, Tensor], encoder: EncoderConfig, steps: int) -> None:
         folder, name = Path(self.config.output.folder), self.config.output.name
-        info = self.learning.info(encoder, steps, self.trained_on, self.command)
+        placeholder = part_of(weights, "placeholder")
+        info = self.learning.info(encoder, steps, self.trained_on, self.command, placeholder)
         path = folder / f"{name}.safetensors"
         write_encoder(path, weights, info)
         sheet = folder / f"{name}.png"

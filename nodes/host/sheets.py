@@ -39,11 +39,17 @@ class SheetSettings:
     seed: int = 0
 
 
-def encoder_in_host(info: EncoderInfo, weights: Mapping[str, Tensor], label: str) -> LoadedEncoder:
+def encoder_in_host(
+    info: EncoderInfo,
+    weights: Mapping[str, Tensor],
+    label: str,
+    placeholder: Mapping[str, Tensor] | None = None,
+) -> LoadedEncoder:
     """An encoder of the host from weights by name ("resampler...", "projections...")."""
     encoder = NestedEncoder(info.config, comfy.ops.manual_cast, device="meta")
     encoder.load_state_dict(dict(weights), assign=True)
-    return LoadedEncoder(in_patcher(encoder.eval().requires_grad_(False)), info, label)
+    patcher = in_patcher(encoder.eval().requires_grad_(False))
+    return LoadedEncoder(patcher, info, label, placeholder or {})
 
 
 @torch.no_grad()

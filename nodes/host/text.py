@@ -7,6 +7,8 @@ import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from torch import Tensor
+
 from ...nested_attn_core.errors import NestedAttentionError
 from ...nested_attn_core.placeholders import (
     Piece,
@@ -17,7 +19,7 @@ from ...nested_attn_core.placeholders import (
 )
 from ...nested_attn_core.subject import Subject, Subjects
 from .carrier import with_slots
-from .mentions import SubjectToken, Tokens, mentions
+from .mentions import SubjectToken, Tokens, embedded, mentions
 
 ENCODE = "encode_token_weights"
 # Rare words that are one token of CLIP's vocabulary each; one that the prompt lacks is used.
@@ -39,7 +41,8 @@ class NestedTokenizer:
     """A host tokenizer in whose prompts `<name>` reads as the subject's class word.
 
     The token ids are those of the same prompt with the class word; the subject's tokens are
-    SubjectToken. A name that no subject has raises NestedAttentionError.
+    SubjectToken, or the subject's placeholder embedding for that stream, if it has one. A name that
+    no subject has raises NestedAttentionError.
     """
 
     def __init__(self, inner: Any, subjects: Subjects):
@@ -87,7 +90,7 @@ class NestedTokenizer:
                 other[stream],
                 ids[stream],
                 [
-                    (subject_id(subject), subject.name)
+                    (subject, subject.placeholder.get(stream))
                     for subject, count in zip(mentioned, counts, strict=True)
                     for _ in count[stream]
                 ],
@@ -165,7 +168,7 @@ def _mark(
     plain: list[list[tuple[Any, ...]]],
     other: list[list[tuple[Any, ...]]],
     stand_in: int,
-    subjects: Sequence[tuple[int, str]],
+    subjects: Sequence[tuple[Subject, Tensor | None]],
 ) -> list[list[tuple[Any, ...]]]:
     """``plain`` with the entries marked at which ``other`` has the stand-in."""
     places = [
@@ -177,9 +180,10 @@ def _mark(
     if len(places) != len(subjects) or [len(c) for c in plain] != [len(c) for c in other]:
         raise NestedAttentionError(_STRANGE_TOKENIZER)
     marked = [list(entries) for entries in plain]
-    for (chunk, index), (subject, name) in zip(places, subjects, strict=True):
+    for (chunk, index), (subject, vector) in zip(places, subjects, strict=True):
         token, *rest = marked[chunk][index]
-        marked[chunk][index] = (SubjectToken(token, subject, name), *rest)
+        known = SubjectToken(token, subject_id(subject), subject.name)
+        marked[chunk][index] = (known if vector is None else embedded(known, vector), *rest)
     return marked
 
 

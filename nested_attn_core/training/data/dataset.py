@@ -143,6 +143,7 @@ class TrainingData:
             features=torch.stack([found[e.vision]["vision"] for e in examples]),
             conditions=self.encoders.conditions(pooled, height, width),
             mask=_masks(latents),
+            captions=tuple(self._captions[example.text.row] for example in examples),
         )
 
     def close(self) -> None:

@@ -62,7 +62,7 @@ def caption(phrases: Sequence[str], scene: str, style: str = "", place: str = ""
     return ", ".join(part for part in (who, scene, style) if part)
 
 
-def _place(canvas: Image.Image, cutout: Image.Image, centre: float, extent: float, rng) -> None:
+def put(canvas: Image.Image, cutout: Image.Image, centre: float, extent: float, rng) -> None:
     size = canvas.width
     cutout = cutout.crop(cutout.getbbox())
     scale = extent * size / max(cutout.size)
@@ -116,7 +116,7 @@ def render(
         centres, extents = PLACES[place]
         centre = rng.uniform(*centres) if single else (0.26, 0.74)[index]
         extent = rng.uniform(*extents) if single else rng.uniform(0.54, 0.62)
-        _place(canvas, cutout, centre, extent, rng)
+        put(canvas, cutout, centre, extent, rng)
         known = rng.random() < DESCRIBE_SHARE
         noun = f"{describe(identity)} {identity.domain}" if known else identity.domain
         phrases.append(phrase(noun, words))
