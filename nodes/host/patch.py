@@ -10,6 +10,7 @@ from comfy.ldm.modules import attention as host_attention
 from torch import Tensor
 
 from ...nested_attn_core.attention import nested_attention
+from ...nested_attn_core.outer_attention import attention_with_normaliser
 
 PLAN = "nested_attention"
 
@@ -70,15 +71,30 @@ class NestedPatch:
         self, query: Tensor, key: Tensor, value: Tensor, extra_options: dict[str, Any]
     ) -> Tensor:
         """Attention output (B, N, inner) for query (B, N, inner) and key, value (B, T, inner)."""
-        out = self._base(query, key, value, extra_options)
         subjects = _subjects_at(self.site, query, key, extra_options)
-        if subjects:
-            heads = extra_options["n_heads"]
-            out = self._attend(out, query, key, value, subjects, heads)
+        heads = extra_options["n_heads"]
+        known = None
+        if subjects and self._attend is nested_attention and self._is_plain(extra_options):
+            known = attention_with_normaliser(query, key, value, heads)
+        if known is not None:
+            # One pass gives the host's own output and what the subjects' shares are read from.
+            out = nested_attention(known[0], query, key, value, subjects, heads, known[1], True)
+        else:
+            out = self._base(query, key, value, extra_options)
+            if subjects:
+                out = self._attend(out, query, key, value, subjects, heads)
         for callback, options in self._added:
             if _within(options, extra_options):
                 out = out + callback(out, query, key, value, extra_options, **options)
         return out.to(query.dtype)
+
+    def _is_plain(self, extra_options: Mapping[str, Any]) -> bool:
+        """Whether the attention below is PyTorch's own, through the host's function for it."""
+        return (
+            self.previous is None
+            and host_attention.optimized_attention is host_attention.attention_pytorch
+            and "optimized_attention_override" not in extra_options
+        )
 
     def _base(
         self, query: Tensor, key: Tensor, value: Tensor, extra_options: dict[str, Any]

@@ -14,6 +14,7 @@ from torch import Tensor
 from ...nested_attn_core.attention import SiteSubject
 from ...nested_attn_core.masks import on_latent, on_site
 from ...nested_attn_core.placeholders import missing_names_message
+from ...nested_attn_core.slots import SiteSubjects, Slots
 from ...nested_attn_core.subject import Subject
 from .memory import KeysValues
 from .patch import NestedPlan
@@ -98,7 +99,7 @@ class Run:
         self._device = device
         self._dtype = dtype
         self._made: dict[int, KeysValues] = {}
-        self._masks: dict[tuple[Any, ...], Tensor | None] = {}
+        self._masks: dict[tuple[Any, ...], tuple[Tensor, Tensor] | tuple[None, None]] = {}
 
     def prepare(self, named: Collection[int]) -> None:
         """Projects the subjects that are named, once the host has loaded their encoders."""
@@ -120,13 +121,26 @@ class Run:
     def mask(self, key: int, place: Place, size: tuple[int, int]) -> Tensor | None:
         """The subject's mask on a feature map of ``size``: (1 or rows, N); None if it is 1 there
         throughout."""
+        return self._mask(key, place, size)[0]
+
+    def queries(self, key: int, place: Place, size: tuple[int, int]) -> Tensor | None:
+        """The queries that the subject's mask lets through in some row: (M,) int64."""
+        return self._mask(key, place, size)[1]
+
+    def _mask(
+        self, key: int, place: Place, size: tuple[int, int]
+    ) -> tuple[Tensor, Tensor] | tuple[None, None]:
         mask = self.subjects[key].mask
         if mask is None:
-            return None
+            return None, None
         name = (key, place, size)
         if name not in self._masks:
             found = mask_at(mask, place, size)
-            self._masks[name] = None if bool((found == 1).all()) else found.to(self._device)
+            if bool((found == 1).all()):
+                self._masks[name] = None, None
+            else:
+                queries = (found != 0).any(0).nonzero().flatten()
+                self._masks[name] = found.to(self._device), queries.to(self._device)
         return self._masks[name]
 
     def warn_of_missing_sites(self, sites: Collection[str]) -> None:
@@ -155,12 +169,14 @@ class RunPlan(NestedPlan):
         self._run = run
         self._presences = presences
         self._place = place
+        self._slots: dict[tuple[object, ...], Slots] = {}
 
     def at(
         self, site_name: str, size: tuple[int, int] | None = None, tokens: int | None = None
     ) -> Sequence[SiteSubject]:
         self._run.visited.add(site_name)
-        return [self._subject(presence, site_name, size, tokens) for presence in self._presences]
+        found = (self._subject(p, site_name, size, tokens) for p in self._presences)
+        return SiteSubjects.sharing(self._slots, found)
 
     def left_out(self, site_name: str, rows: int) -> None:
         self._run.visited.add(site_name)
@@ -177,6 +193,7 @@ class RunPlan(NestedPlan):
     ) -> SiteSubject:
         subject = presence.subject
         key, value = self._run.keys_values(presence.identity)[site_name]
+        where = presence.identity, self._place, size or self._place.size
         return SiteSubject(
             key=key,
             value=value,
@@ -184,7 +201,8 @@ class RunPlan(NestedPlan):
             strength=subject.strength,
             norm=subject.norm,
             token_weight=subject.token_weight,
-            mask=self._run.mask(presence.identity, self._place, size or self._place.size),
+            mask=self._run.mask(*where),
+            queries=self._run.queries(*where),
         )
 
 
