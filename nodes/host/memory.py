@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,9 +14,12 @@ import comfy.ops
 import torch
 from torch import Tensor, nn
 
-from ...nested_attn_core.checkpoint import EncoderInfo, load_encoder
+from ...nested_attn_core.checkpoint import EncoderInfo, load_encoder, read_release
 from ...nested_attn_core.fingerprint import weights_fingerprint
+from ...nested_attn_core.release.report import summary
 from ...nested_attn_core.subject import Subject
+
+log = logging.getLogger("nested_attention")
 
 KeysValues = dict[str, tuple[Tensor, Tensor]]
 
@@ -65,8 +69,14 @@ class LoadedEncoder:
 
 
 def load(path: str | Path, label: str) -> LoadedEncoder:
-    """Reads an encoder's file; raises NestedAttentionError in one sentence for any other file."""
+    """Reads an encoder's file; raises NestedAttentionError in one sentence for any other file.
+
+    The log says of a file without a description of ours how it was read.
+    """
     encoder, info = load_encoder(path, comfy.ops.manual_cast, device="cpu")
+    reading = read_release(path)
+    if reading is not None:
+        log.info(summary(label, reading))
     return LoadedEncoder(in_patcher(encoder.requires_grad_(False)), info, label)
 
 
