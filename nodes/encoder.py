@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..nested_attn_core.release.mapping_file import mapping_path
 from .host.files import encoder_names, encoder_path
 from .host.memory import load
 from .sockets import NestedEncoder, schema
@@ -41,9 +42,11 @@ class LoadNestedEncoder(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, encoder_name: str) -> str:
-        """Changes when the file does."""
-        state = encoder_path(encoder_name).stat()
-        return f"{encoder_name} {state.st_size} {state.st_mtime_ns}"
+        """Changes when the file does, or the mapping file beside it."""
+        path = encoder_path(encoder_name)
+        files = [file for file in (path, mapping_path(path)) if file.is_file()]
+        states = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+        return f"{encoder_name} {states}"
 
     @classmethod
     def execute(cls, encoder_name: str) -> io.NodeOutput:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,9 +15,17 @@ import comfy.ops
 import torch
 from torch import Tensor, nn
 
-from ...nested_attn_core.checkpoint import EncoderInfo, load_encoder, load_placeholder
+from ...nested_attn_core.checkpoint import (
+    EncoderInfo,
+    load_encoder,
+    load_placeholder,
+    read_release,
+)
 from ...nested_attn_core.fingerprint import weights_fingerprint
+from ...nested_attn_core.release.report import summary
 from ...nested_attn_core.subject import Subject
+
+log = logging.getLogger("nested_attention")
 
 KeysValues = dict[str, tuple[Tensor, Tensor]]
 
@@ -69,8 +78,14 @@ class LoadedEncoder:
 
 
 def load(path: str | Path, label: str) -> LoadedEncoder:
-    """Reads an encoder's file; raises NestedAttentionError in one sentence for any other file."""
+    """Reads an encoder's file; raises NestedAttentionError in one sentence for any other file.
+
+    The log says of a file without a description of ours how it was read.
+    """
     encoder, info = load_encoder(path, comfy.ops.manual_cast, device="cpu")
+    reading = read_release(path)
+    if reading is not None:
+        log.info(summary(label, reading))
     patcher = in_patcher(encoder.requires_grad_(False))
     return LoadedEncoder(patcher, info, label, load_placeholder(path))
 
