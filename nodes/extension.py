@@ -11,6 +11,7 @@ from .host.subject_files import register_subjects
 from .miniature import LoadMiniature
 from .prompt import NestedPrompt
 from .saved import LoadSubject, SaveSubject
+from .settings import SubjectSettings
 from .subject import CombineSubjects, EncodeSubject
 from .train import TrainNestedEncoder
 
@@ -32,4 +33,5 @@ class NestedAttentionExtension(ComfyExtension):
             TrainNestedEncoder,
             SaveSubject,
             LoadSubject,
+            SubjectSettings,
         ]

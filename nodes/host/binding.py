@@ -29,7 +29,7 @@ from .run import (
     presences,
     warn_of_unnamed,
 )
-from .sites import discover_sites
+from .sites import discover_sites, site_groups
 from .text import subject_id
 
 KEY = "nested_attention"
@@ -38,8 +38,9 @@ KEY = "nested_attention"
 class Binding:
     """The subjects of one model, and the three wrappers through which they act."""
 
-    def __init__(self, subjects: Subjects, sites: tuple[Site, ...]):
+    def __init__(self, subjects: Subjects, sites: tuple[Site, ...], groups: Mapping[str, str]):
         self.subjects = subjects
+        self._groups = groups
         self._by_id = {subject_id(subject): subject for subject in subjects}
         self._sites = tuple(site.name for site in sites)
         self._masked = any(subject.mask is not None for subject in subjects)
@@ -116,7 +117,7 @@ class Binding:
 
     def _run(self, model: Any, device: torch.device) -> Run:
         dtype = getattr(model, "manual_cast_dtype", None) or model.get_dtype()
-        return Run(self._by_id, device, dtype)
+        return Run(self._by_id, device, dtype, self._groups)
 
 
 def bind_model(model: Any, subjects: Subjects) -> Any:
@@ -126,13 +127,14 @@ def bind_model(model: Any, subjects: Subjects) -> Any:
     have one name.
     """
     bound = model.clone()
-    sites = discover_sites(bound.get_model_object("diffusion_model"))
+    diffusion_model = bound.get_model_object("diffusion_model")
+    sites = discover_sites(diffusion_model)
     for subject in subjects:
         _check_fits(subject, sites)
     before = bound.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY)
     if before:
         subjects = Subjects.of(before[0].__self__.subjects, subjects)
-    Binding(subjects, sites).install(bound)
+    Binding(subjects, sites, site_groups(diffusion_model)).install(bound)
     replaced = bound.model_options["transformer_options"].get("patches_replace", {})
     for site in sites:
         previous = replaced.get("attn2", {}).get(site.key)

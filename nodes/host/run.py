@@ -60,10 +60,20 @@ class Presence:
 
 
 class Run:
-    """Nested keys and values by subject, made once and dropped when sampling ends."""
+    """Nested keys and values by subject, made once and dropped when sampling ends.
 
-    def __init__(self, subjects: Mapping[int, Subject], device: torch.device, dtype: torch.dtype):
+    ``groups``: the group of layers of each site, by site name.
+    """
+
+    def __init__(
+        self,
+        subjects: Mapping[int, Subject],
+        device: torch.device,
+        dtype: torch.dtype,
+        groups: Mapping[str, str] | None = None,
+    ):
         self.subjects = subjects
+        self.groups = groups or {}
         self.visited: set[str] = set()
         self.acted = False
         self._device = device
@@ -136,11 +146,12 @@ class RunPlan(NestedPlan):
     ) -> SiteSubject:
         subject = presence.subject
         key, value = self._run.keys_values(presence.identity)[site_name]
+        group = self._run.groups.get(site_name, "middle")
         return SiteSubject(
             key=key,
             value=value,
             positions=presence.positions,
-            strength=subject.strength,
+            strength=subject.strength * subject.layers.of(group),
             norm=subject.norm,
             token_weight=subject.token_weight,
             mask=self._run.mask(presence.identity, self._place, size or self._place.size),
@@ -149,7 +160,8 @@ class RunPlan(NestedPlan):
 
 def acts(subject: Subject) -> bool:
     """Whether a subject can change an image at all."""
-    return subject.strength != 0 and (subject.mask is None or bool(subject.mask.any()))
+    on = subject.strength != 0 and not subject.layers.all_off
+    return on and (subject.mask is None or bool(subject.mask.any()))
 
 
 def warn_of_unnamed(subjects: Mapping[int, Subject], named: Collection[int]) -> None:

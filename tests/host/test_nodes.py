@@ -20,6 +20,7 @@ NODES = (
     "NestedAttentionTrainEncoder",
     "NestedAttentionSaveSubject",
     "NestedAttentionLoadSubject",
+    "NestedAttentionSubjectSettings",
 )
 
 

@@ -19,6 +19,7 @@ NODES = {
     "NestedAttentionTrainEncoder",
     "NestedAttentionSaveSubject",
     "NestedAttentionLoadSubject",
+    "NestedAttentionSubjectSettings",
 }
 FOLDERS_WITH_LISTS = ("checkpoints", "clip_vision", "vae", "loras", "diffusion_models")
 
