@@ -36,6 +36,11 @@ def on_site(part: Tensor, size: tuple[int, int]) -> Tensor:
     return _along_both(part.double(), edges)
 
 
+def axis_coverage(pixels: int, cells: int) -> Tensor:
+    """How much of each of `cells` equal cells each of `pixels` covers, (cells, pixels), fp64."""
+    return _means(torch.eye(pixels, dtype=torch.float64), _even_edges(pixels, cells)).T
+
+
 def product(first: Tensor | None, second: Tensor | None) -> Tensor | None:
     """Both masks, (H, W) or (frames, H, W) each; None is no mask. Where sizes differ, the product
     has the larger height and width; frames are used in turn, as in a run."""

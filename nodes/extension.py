@@ -8,6 +8,7 @@ from .apply import ApplyNestedAttention
 from .encoder import LoadNestedEncoder
 from .host.files import register_folder
 from .host.subject_files import register_subjects
+from .maps import AttentionMaps, WatchAttention
 from .miniature import LoadMiniature
 from .prompt import NestedPrompt
 from .saved import LoadSubject, SaveSubject
@@ -34,4 +35,6 @@ class NestedAttentionExtension(ComfyExtension):
             SaveSubject,
             LoadSubject,
             SubjectSettings,
+            WatchAttention,
+            AttentionMaps,
         ]

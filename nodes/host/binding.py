@@ -16,7 +16,7 @@ from ...nested_attn_core.errors import NestedAttentionError
 from ...nested_attn_core.projections import Site
 from ...nested_attn_core.subject import Subject, Subjects
 from .carrier import LATENT, REGION, SLOTS, fill, settled, slots_of
-from .patch import PLAN, NestedPatch
+from .patch import PLAN, WATCH, NestedPatch
 from .run import (
     RUN,
     Place,
@@ -81,7 +81,9 @@ class Binding:
         self, executor: Any, model: Any, conds: Any, x: Any, *args: Any, **kwargs: Any
     ) -> Any:
         """Around one step: every condition carries slots, so that none runs apart."""
-        latent = (len(x), int(x.shape[-2]), int(x.shape[-1])) if self._masked else None
+        options = args[1] if len(args) > 1 else kwargs.get("model_options", {})
+        placed = self._masked or WATCH in options.get("transformer_options", {})
+        latent = (len(x), int(x.shape[-2]), int(x.shape[-1])) if placed else None
         return executor(model, fill(conds, latent), x, *args, **kwargs)
 
     def apply_model(
@@ -104,6 +106,8 @@ class Binding:
             if found:
                 run = options.get(RUN) or self._run(executor.class_obj, x.device)
                 run.acted = True
+                if WATCH in options:
+                    options[WATCH].step(float(t.flatten()[0]), options.get("sample_sigmas"))
                 chunks = len(options.get("cond_or_uncond", (0,)))
                 options[PLAN] = RunPlan(run, found, _place(x, region, latent, chunks))
         return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)

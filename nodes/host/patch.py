@@ -12,6 +12,7 @@ from torch import Tensor
 from ...nested_attn_core.attention import nested_attention
 
 PLAN = "nested_attention"
+WATCH = "nested_attention_watch"
 
 log = logging.getLogger("nested_attention")
 _warned_rows: set[tuple[int, int]] = set()
@@ -59,6 +60,9 @@ class NestedPatch:
         subjects = _subjects_at(self.site, query, extra_options)
         if subjects:
             heads = extra_options["n_heads"]
+            watch = extra_options.get(WATCH)
+            if watch is not None:
+                watch.see(self.site, query, key, subjects, extra_options)
             out = self._attend(out, query, key, value, subjects, heads)
         for callback, options in self._added:
             if _within(options, extra_options):

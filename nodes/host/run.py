@@ -135,7 +135,16 @@ class RunPlan(NestedPlan):
         super().__init__(len(place.windows), {})
         self._run = run
         self._presences = presences
-        self._place = place
+        self.place = place
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the subjects, in the order of `at`."""
+        return tuple(presence.subject.name for presence in self._presences)
+
+    def group(self, site_name: str) -> str:
+        """The group of layers of a site."""
+        return self._run.groups.get(site_name, "middle")
 
     def at(self, site_name: str, size: tuple[int, int] | None = None) -> Sequence[SiteSubject]:
         self._run.visited.add(site_name)
@@ -146,15 +155,14 @@ class RunPlan(NestedPlan):
     ) -> SiteSubject:
         subject = presence.subject
         key, value = self._run.keys_values(presence.identity)[site_name]
-        group = self._run.groups.get(site_name, "middle")
         return SiteSubject(
             key=key,
             value=value,
             positions=presence.positions,
-            strength=subject.strength * subject.layers.of(group),
+            strength=subject.strength * subject.layers.of(self.group(site_name)),
             norm=subject.norm,
             token_weight=subject.token_weight,
-            mask=self._run.mask(presence.identity, self._place, size or self._place.size),
+            mask=self._run.mask(presence.identity, self.place, size or self.place.size),
         )
 
 

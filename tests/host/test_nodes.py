@@ -21,6 +21,8 @@ NODES = (
     "NestedAttentionSaveSubject",
     "NestedAttentionLoadSubject",
     "NestedAttentionSubjectSettings",
+    "NestedAttentionWatch",
+    "NestedAttentionMaps",
 )
 
 

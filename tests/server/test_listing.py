@@ -20,6 +20,8 @@ NODES = {
     "NestedAttentionSaveSubject",
     "NestedAttentionLoadSubject",
     "NestedAttentionSubjectSettings",
+    "NestedAttentionWatch",
+    "NestedAttentionMaps",
 }
 FOLDERS_WITH_LISTS = ("checkpoints", "clip_vision", "vae", "loras", "diffusion_models")
 
