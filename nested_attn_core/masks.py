@@ -8,6 +8,8 @@ are any. Where a mask is 0 (or 1) throughout, the result is 0 (or 1) exactly.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -32,6 +34,29 @@ def on_site(part: Tensor, size: tuple[int, int]) -> Tensor:
         for m, n in zip(whole, size, strict=True)
     ]
     return _along_both(part.double(), edges)
+
+
+def axis_coverage(pixels: int, cells: int) -> Tensor:
+    """How much of each of `cells` equal cells each of `pixels` covers, (cells, pixels), fp64."""
+    return _means(torch.eye(pixels, dtype=torch.float64), _even_edges(pixels, cells)).T
+
+
+def product(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    """Both masks, (H, W) or (frames, H, W) each; None is no mask. Where sizes differ, the product
+    has the larger height and width; frames are used in turn, as in a run."""
+    if first is None or second is None:
+        return second if first is None else first
+    if first.shape == second.shape:
+        return first * second
+    masks = [mask.cpu().reshape(-1, *mask.shape[-2:]) for mask in (first, second)]
+    frames = math.lcm(*(len(mask) for mask in masks))
+    height, width = (max(mask.shape[axis] for mask in masks) for axis in (1, 2))
+    large = [
+        torch.stack([on_latent(frame, (height, width)).float() for frame in mask]) for mask in masks
+    ]
+    return large[0].repeat(frames // len(large[0]), 1, 1) * large[1].repeat(
+        frames // len(large[1]), 1, 1
+    )
 
 
 def _factor(whole: tuple[int, int], size: tuple[int, int]) -> int | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,6 +14,8 @@ from torch import Tensor
 from .attention import NormControl
 from .errors import NestedAttentionError
 from .fingerprint import content_fingerprint
+from .layers import LayerWeights
+from .masks import product
 from .placeholders import fold_name, is_name
 
 
@@ -33,6 +35,7 @@ class Subject:
     norm, token_weight  see attention.SiteSubject
     placeholder         text stream ("l", "g") -> embedding (width,) that is read in place of the
                         class word's own; empty for the class word's
+    layers              what multiplies the strength in groups of layers
 
     Raises NestedAttentionError for anything else.
     """
@@ -50,6 +53,7 @@ class Subject:
     norm: NormControl = NormControl()
     token_weight: float = 1.0
     placeholder: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
+    layers: LayerWeights = LayerWeights()
 
     def __post_init__(self) -> None:
         if not is_name(self.name):
@@ -129,8 +133,47 @@ class Subject:
                 self.norm,
                 self.token_weight,
                 *(part for pair in sorted(self.placeholder.items()) for part in pair),
+                self.layers,
             ]
         )
+
+    def adjusted(
+        self,
+        strength: float = 1.0,
+        start_percent: float = 0.0,
+        end_percent: float = 1.0,
+        mask: Tensor | None = None,
+        token_weight: float = 1.0,
+        layers: LayerWeights = LayerWeights(),  # noqa: B008 (frozen)
+        norm: NormControl | None = None,
+    ) -> Subject:
+        """The subject with settings on top of its own: strength, weights and masks multiply, and
+        it acts in the steps that both ranges hold. `norm` None keeps the subject's."""
+        # Checked by themselves first, so that a message shows the numbers that were given.
+        replace(self, start_percent=start_percent, end_percent=end_percent, mask=mask)
+        start = max(self.start_percent, start_percent)
+        return replace(
+            self,
+            strength=self.strength * strength,
+            start_percent=start,
+            end_percent=max(start, min(self.end_percent, end_percent)),
+            mask=product(self.mask, mask),
+            token_weight=self.token_weight * token_weight,
+            layers=self.layers.times(layers),
+            norm=self.norm if norm is None else norm,
+        )
+
+    def joined(self, other: Subject) -> Subject:
+        """The subject with the tokens of more images of it, encoded by the same encoder.
+
+        Raises NestedAttentionError for another encoder.
+        """
+        if other.encoder_fingerprint != self.encoder_fingerprint:
+            raise NestedAttentionError(
+                f"The images of <{self.name}> were read by different encoders; encode all images "
+                "of one subject by the same encoder."
+            )
+        return replace(self, tokens=torch.cat([other.tokens.to(self.tokens), self.tokens]))
 
 
 @dataclass(frozen=True, eq=False)

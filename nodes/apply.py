@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from comfy_api.latest import io
@@ -28,8 +27,8 @@ class ApplyNestedAttention(io.ComfyNode):
             description=(
                 "Lets prompts name your subjects: encode them with the CLIP that comes out, write "
                 "<anna> where anna should appear, and sample with the MODEL that comes out. A "
-                "subject that a prompt does not name changes nothing. To give subjects settings "
-                "of their own, use one Apply after another."
+                "subject that a prompt does not name changes nothing. Settings here hold for all "
+                "subjects that come in; Subject Settings gives one its own."
             ),
             search_aliases=["nested attention", "ip-adapter", "personalization", "identity"],
             inputs=_inputs(),
@@ -61,20 +60,16 @@ class ApplyNestedAttention(io.ComfyNode):
         token_weight: float = 1.0,
         mask: Tensor | None = None,
     ) -> io.NodeOutput:
-        settings: dict[str, Any] = {
-            "start_percent": start_percent,
-            "end_percent": end_percent,
-            "mask": mask,
-        }
-        if norm != AS_TRAINED:
-            settings["norm"] = NormControl(norm, norm_factor)  # type: ignore[arg-type]
+        control = None if norm == AS_TRAINED else NormControl(norm, norm_factor)  # type: ignore[arg-type]
         subjects = Subjects(
             tuple(
-                replace(
-                    item,
-                    strength=item.strength * strength,
-                    token_weight=item.token_weight * token_weight,
-                    **settings,
+                item.adjusted(
+                    strength=strength,
+                    start_percent=start_percent,
+                    end_percent=end_percent,
+                    mask=mask,
+                    token_weight=token_weight,
+                    norm=control,
                 )
                 for item in Subjects.of(subject)
             )

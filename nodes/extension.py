@@ -8,9 +8,11 @@ from .apply import ApplyNestedAttention
 from .encoder import LoadNestedEncoder
 from .host.files import register_folder
 from .host.subject_files import register_subjects
+from .maps import AttentionMaps, WatchAttention
 from .miniature import LoadMiniature
 from .prompt import NestedPrompt
 from .saved import LoadSubject, SaveSubject
+from .settings import SubjectSettings
 from .subject import CombineSubjects, EncodeSubject
 from .train import TrainNestedEncoder
 
@@ -32,4 +34,7 @@ class NestedAttentionExtension(ComfyExtension):
             TrainNestedEncoder,
             SaveSubject,
             LoadSubject,
+            SubjectSettings,
+            WatchAttention,
+            AttentionMaps,
         ]

@@ -11,6 +11,7 @@ CATEGORY = "nested attention"
 
 NestedEncoder = io.Custom("NESTED_ENCODER")
 NestedSubject = io.Custom("NESTED_SUBJECT")
+AttentionRecorder = io.Custom("NESTED_ATTENTION_RECORDER")
 
 _KNOWN = {field.name for field in fields(io.Schema)}
 

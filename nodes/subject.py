@@ -48,6 +48,12 @@ class EncodeSubject(io.ComfyNode):
                     tooltip="Marks the subject in the image; the image is cropped to a square "
                     "around it.",
                 ),
+                NestedSubject.Input(
+                    "join",
+                    optional=True,
+                    tooltip="More images of the same subject, from another Encode Subject with the "
+                    "same encoder: for images of other sizes, or with crop masks of their own.",
+                ),
             ],
             outputs=[
                 NestedSubject.Output(
@@ -66,10 +72,14 @@ class EncodeSubject(io.ComfyNode):
         image: Tensor,
         name: str,
         crop_mask: Tensor | None = None,
+        join: Subject | Subjects | None = None,
     ) -> io.NodeOutput:
         name = clean_name(name)
         features = image_features(clip_vision, encoder, image, crop_mask)
-        return io.NodeOutput(encoder.subject(name, features))
+        subject = encoder.subject(name, features)
+        for other in () if join is None else Subjects.of(join):
+            subject = subject.joined(other)
+        return io.NodeOutput(subject)
 
 
 class CombineSubjects(io.ComfyNode):

@@ -16,7 +16,7 @@ from ...nested_attn_core.errors import NestedAttentionError
 from ...nested_attn_core.projections import Site
 from ...nested_attn_core.subject import Subject, Subjects
 from .carrier import LATENT, REGION, SLOTS, fill, settled, slots_of
-from .patch import PLAN, NestedPatch
+from .patch import PLAN, WATCH, NestedPatch
 from .run import (
     RUN,
     Place,
@@ -29,7 +29,7 @@ from .run import (
     presences,
     warn_of_unnamed,
 )
-from .sites import discover_sites
+from .sites import discover_sites, site_groups
 from .text import subject_id
 
 KEY = "nested_attention"
@@ -38,8 +38,9 @@ KEY = "nested_attention"
 class Binding:
     """The subjects of one model, and the three wrappers through which they act."""
 
-    def __init__(self, subjects: Subjects, sites: tuple[Site, ...]):
+    def __init__(self, subjects: Subjects, sites: tuple[Site, ...], groups: Mapping[str, str]):
         self.subjects = subjects
+        self._groups = groups
         self._by_id = {subject_id(subject): subject for subject in subjects}
         self._sites = tuple(site.name for site in sites)
         self._masked = any(subject.mask is not None for subject in subjects)
@@ -80,7 +81,9 @@ class Binding:
         self, executor: Any, model: Any, conds: Any, x: Any, *args: Any, **kwargs: Any
     ) -> Any:
         """Around one step: every condition carries slots, so that none runs apart."""
-        latent = (len(x), int(x.shape[-2]), int(x.shape[-1])) if self._masked else None
+        options = args[1] if len(args) > 1 else kwargs.get("model_options", {})
+        placed = self._masked or WATCH in options.get("transformer_options", {})
+        latent = (len(x), int(x.shape[-2]), int(x.shape[-1])) if placed else None
         return executor(model, fill(conds, latent), x, *args, **kwargs)
 
     def apply_model(
@@ -103,6 +106,8 @@ class Binding:
             if found:
                 run = options.get(RUN) or self._run(executor.class_obj, x.device)
                 run.acted = True
+                if WATCH in options:
+                    options[WATCH].step(float(t.flatten()[0]), options.get("sample_sigmas"))
                 chunks = len(options.get("cond_or_uncond", (0,)))
                 options[PLAN] = RunPlan(run, found, _place(x, region, latent, chunks))
         return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
@@ -116,7 +121,7 @@ class Binding:
 
     def _run(self, model: Any, device: torch.device) -> Run:
         dtype = getattr(model, "manual_cast_dtype", None) or model.get_dtype()
-        return Run(self._by_id, device, dtype)
+        return Run(self._by_id, device, dtype, self._groups)
 
 
 def bind_model(model: Any, subjects: Subjects) -> Any:
@@ -126,13 +131,14 @@ def bind_model(model: Any, subjects: Subjects) -> Any:
     have one name.
     """
     bound = model.clone()
-    sites = discover_sites(bound.get_model_object("diffusion_model"))
+    diffusion_model = bound.get_model_object("diffusion_model")
+    sites = discover_sites(diffusion_model)
     for subject in subjects:
         _check_fits(subject, sites)
     before = bound.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY)
     if before:
         subjects = Subjects.of(before[0].__self__.subjects, subjects)
-    Binding(subjects, sites).install(bound)
+    Binding(subjects, sites, site_groups(diffusion_model)).install(bound)
     replaced = bound.model_options["transformer_options"].get("patches_replace", {})
     for site in sites:
         previous = replaced.get("attn2", {}).get(site.key)

@@ -13,6 +13,7 @@ from ...nested_attn_core.attention import nested_attention
 from ...nested_attn_core.outer_attention import attention_with_normaliser
 
 PLAN = "nested_attention"
+WATCH = "nested_attention_watch"
 
 log = logging.getLogger("nested_attention")
 
@@ -73,6 +74,9 @@ class NestedPatch:
         """Attention output (B, N, inner) for query (B, N, inner) and key, value (B, T, inner)."""
         subjects = _subjects_at(self.site, query, key, extra_options)
         heads = extra_options["n_heads"]
+        watch = extra_options.get(WATCH)
+        if subjects and watch is not None:
+            watch.see(self.site, query, key, subjects, extra_options)
         known = None
         if subjects and self._attend is nested_attention and self._is_plain(extra_options):
             known = attention_with_normaliser(query, key, value, heads)

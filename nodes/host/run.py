@@ -89,10 +89,20 @@ class Presence:
 
 
 class Run:
-    """Nested keys and values by subject, made once and dropped when sampling ends."""
+    """Nested keys and values by subject, made once and dropped when sampling ends.
 
-    def __init__(self, subjects: Mapping[int, Subject], device: torch.device, dtype: torch.dtype):
+    ``groups``: the group of layers of each site, by site name.
+    """
+
+    def __init__(
+        self,
+        subjects: Mapping[int, Subject],
+        device: torch.device,
+        dtype: torch.dtype,
+        groups: Mapping[str, str] | None = None,
+    ):
         self.subjects = subjects
+        self.groups = groups or {}
         self.visited: set[str] = set()
         self.acted = False
         self.told_of_rows = False
@@ -168,8 +178,17 @@ class RunPlan(NestedPlan):
         super().__init__(len(place.windows), {})
         self._run = run
         self._presences = presences
-        self._place = place
+        self.place = place
         self._slots: dict[tuple[object, ...], Slots] = {}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the subjects, in the order of `at`."""
+        return tuple(presence.subject.name for presence in self._presences)
+
+    def group(self, site_name: str) -> str:
+        """The group of layers of a site."""
+        return self._run.groups.get(site_name, "middle")
 
     def at(
         self, site_name: str, size: tuple[int, int] | None = None, tokens: int | None = None
@@ -193,12 +212,12 @@ class RunPlan(NestedPlan):
     ) -> SiteSubject:
         subject = presence.subject
         key, value = self._run.keys_values(presence.identity)[site_name]
-        where = presence.identity, self._place, size or self._place.size
+        where = presence.identity, self.place, size or self.place.size
         return SiteSubject(
             key=key,
             value=value,
             positions=presence.positions(tokens),
-            strength=subject.strength,
+            strength=subject.strength * subject.layers.of(self.group(site_name)),
             norm=subject.norm,
             token_weight=subject.token_weight,
             mask=self._run.mask(*where),
@@ -208,7 +227,8 @@ class RunPlan(NestedPlan):
 
 def acts(subject: Subject) -> bool:
     """Whether a subject can change an image at all."""
-    return subject.strength != 0 and (subject.mask is None or bool(subject.mask.any()))
+    on = subject.strength != 0 and not subject.layers.all_off
+    return on and (subject.mask is None or bool(subject.mask.any()))
 
 
 def warn_of_unnamed(subjects: Mapping[int, Subject], named: Collection[int]) -> None:

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from comfy.ldm.modules.attention import SpatialTransformer, SpatialVideoTransformer
+from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, Upsample
 from torch import Tensor, nn
 
 from ...nested_attn_core.errors import NestedAttentionError
+from ...nested_attn_core.layers import layer_groups
 from ...nested_attn_core.projections import Site
 
 
@@ -20,7 +22,7 @@ def discover_sites(diffusion_model: nn.Module) -> tuple[Site, ...]:
     """
     sites = tuple(
         _site(block, number, index, attention)
-        for block, number, index, attention in _cross_attentions(diffusion_model)
+        for block, number, index, attention, _ in _cross_attentions(diffusion_model)
     )
     if not sites:
         raise NestedAttentionError(
@@ -34,17 +36,35 @@ def site_projections(diffusion_model: nn.Module) -> dict[str, tuple[Tensor, Tens
     """The model's own (to_k.weight, to_v.weight) by site name, each (width, context dim)."""
     return {
         _site(block, number, index, attention).name: (attention.to_k.weight, attention.to_v.weight)
-        for block, number, index, attention in _cross_attentions(diffusion_model)
+        for block, number, index, attention, _ in _cross_attentions(diffusion_model)
     }
+
+
+def site_groups(diffusion_model: nn.Module) -> dict[str, str]:
+    """The group of layers ("coarse", "middle", "fine") of each site, by site name."""
+    return layer_groups(
+        {
+            _site(block, number, index, attention).name: reduction
+            for block, number, index, attention, reduction in _cross_attentions(diffusion_model)
+        }
+    )
 
 
 def _site(block: str, number: int, index: int, attention: Any) -> Site:
     return Site(block, number, index, attention.to_k.weight.shape[0])
 
 
-def _cross_attentions(diffusion_model: nn.Module) -> Iterator[tuple[str, int, int, Any]]:
+def _cross_attentions(diffusion_model: nn.Module) -> Iterator[tuple[str, int, int, Any, int]]:
+    """Block, number, index and attention of each site, and by how much its map is smaller than the
+    latent."""
+    reduction = 1
     for block, number, container in _containers(diffusion_model):
         for module in container.children():
+            resized = getattr(module, "h_upd", module)  # where a residual block does it
+            if isinstance(resized, Downsample):
+                reduction *= 2
+            elif isinstance(resized, Upsample):
+                reduction //= 2
             # A video transformer shares its key with temporal attention, which is no site of ours.
             if not isinstance(module, SpatialTransformer) or isinstance(
                 module, SpatialVideoTransformer
@@ -53,7 +73,7 @@ def _cross_attentions(diffusion_model: nn.Module) -> Iterator[tuple[str, int, in
             layers: Any = module.transformer_blocks
             for index, layer in enumerate(layers):
                 if layer.attn2 is not None and not layer.switch_temporal_ca_to_sa:
-                    yield block, number, index, layer.attn2
+                    yield block, number, index, layer.attn2, reduction
 
 
 def _containers(diffusion_model: nn.Module) -> Iterator[tuple[str, int, nn.Module]]:

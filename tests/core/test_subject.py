@@ -14,6 +14,7 @@ from nested_attn_core.fingerprint import (
     file_fingerprint,
     weights_fingerprint,
 )
+from nested_attn_core.layers import LayerWeights
 from nested_attn_core.subject import Subject, Subjects
 
 
@@ -48,6 +49,7 @@ CHANGES = [
     {"norm": NormControl("none")},
     {"norm": NormControl("text", 1.5)},
     {"token_weight": 1.1},
+    {"layers": LayerWeights(fine=0.9)},
 ]
 
 

@@ -20,6 +20,9 @@ NODES = (
     "NestedAttentionTrainEncoder",
     "NestedAttentionSaveSubject",
     "NestedAttentionLoadSubject",
+    "NestedAttentionSubjectSettings",
+    "NestedAttentionWatch",
+    "NestedAttentionMaps",
 )
 
 

@@ -19,6 +19,9 @@ NODES = {
     "NestedAttentionTrainEncoder",
     "NestedAttentionSaveSubject",
     "NestedAttentionLoadSubject",
+    "NestedAttentionSubjectSettings",
+    "NestedAttentionWatch",
+    "NestedAttentionMaps",
 }
 FOLDERS_WITH_LISTS = ("checkpoints", "clip_vision", "vae", "loras", "diffusion_models")
 
