@@ -381,7 +381,7 @@ def vae() -> Any:
     }
     with torch.inference_mode(False), torch.no_grad():
         made = comfy.sd.VAE(
-            sd={"decoder.conv_in.weight": torch.zeros(1)},
+            sd={"decoder.conv_in.weight": torch.zeros(32, 4, 3, 3)},
             config={"params": {"ddconfig": sizes, "embed_dim": 4}},
             dtype=torch.float32,
         )

@@ -38,7 +38,7 @@ def encoded(vae: Any, tiled: bool = False) -> Any:
     def latent(graph: Graph) -> Node:
         objects = {"pixels": graph.value(photo()), "vae": graph.value(vae)}
         if tiled:
-            return graph("VAEEncodeTiled", **objects, tile_size=64, overlap=32)
+            return graph("VAEEncodeTiled", **objects, tile_size=64, overlap=16)
         return graph("VAEEncode", **objects)
 
     return latent

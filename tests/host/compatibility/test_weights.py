@@ -254,3 +254,46 @@ def test_another_attention_function(lab: Lab, monkeypatch: pytest.MonkeyPatch) -
         return graph.image(model, clip, text)
 
     lab.compare(graph)
+
+
+@pytest.mark.compatibility(
+    RUNTIME,
+    "torch.compile in the host's way (set_torch_compile_wrapper, which TorchCompileModel uses)",
+    note="here one transformer block, traced and run as it is, as a whole model takes minutes",
+)
+@ORDERS
+def test_a_compiled_model(lab: Lab, order: str) -> None:
+    from comfy_api.torch_helpers import set_torch_compile_wrapper
+
+    torch.compiler.reset()
+    calls: list[int] = []
+
+    def counted(module: Any, inputs: Any) -> Any:
+        calls.append(1)
+        return module.forward
+
+    def compiled(model: Any) -> Any:
+        clone = model.clone()
+        block = "diffusion_model.middle_block.1.transformer_blocks.0"
+        set_torch_compile_wrapper(model=clone, backend=counted, keys=[block])
+        return clone
+
+    def graph(graph: Graph, apply: Apply, text: str) -> Node:
+        if order == "before":
+            model, clip = apply(graph.value(compiled(graph.world.model)), graph.clip)
+        else:
+            model, clip = apply(graph.model, graph.clip)
+            model = graph("TestPatch", model=model, patch=graph.value(compiled))
+        return graph.image(model, clip, text)
+
+    plain = lab.run(graph)
+    assert calls and not differs(plain, lab.bare)
+    acting = lab.run(graph, lab.on, PROMPT)
+    torch.compiler.reset()
+
+    def eager(graph: Graph, apply: Apply, text: str) -> Node:
+        model, clip = apply(graph.model, graph.clip)
+        return graph.image(model, clip, text)
+
+    assert differs(acting, plain)
+    assert not differs(acting, lab.run(eager, lab.on, PROMPT))
