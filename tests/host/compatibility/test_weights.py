@@ -261,8 +261,7 @@ def test_another_attention_function(lab: Lab, monkeypatch: pytest.MonkeyPatch) -
     "torch.compile in the host's way (set_torch_compile_wrapper, which TorchCompileModel uses)",
     note="here one transformer block, traced and run as it is, as a whole model takes minutes",
 )
-@ORDERS
-def test_a_compiled_model(lab: Lab, order: str) -> None:
+def test_a_compiled_model(lab: Lab) -> None:
     from comfy_api.torch_helpers import set_torch_compile_wrapper
 
     torch.compiler.reset()
@@ -279,11 +278,8 @@ def test_a_compiled_model(lab: Lab, order: str) -> None:
         return clone
 
     def graph(graph: Graph, apply: Apply, text: str) -> Node:
-        if order == "before":
-            model, clip = apply(graph.value(compiled(graph.world.model)), graph.clip)
-        else:
-            model, clip = apply(graph.model, graph.clip)
-            model = graph("TestPatch", model=model, patch=graph.value(compiled))
+        model, clip = apply(graph.model, graph.clip)
+        model = graph("TestPatch", model=model, patch=graph.value(compiled))
         return graph.image(model, clip, text)
 
     plain = lab.run(graph)
