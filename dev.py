@@ -380,6 +380,12 @@ def test(host: Host, rest: Sequence[str]) -> int:
     return run(host, ["-m", "pytest", *rest], cwd=ROOT, OMP_NUM_THREADS="1")
 
 
+def compatibility(host: Host, rest: Sequence[str]) -> int:
+    need(host, ["torch", "pytest"])
+    script = str(ROOT / "commands" / "compatibility.py")
+    return run(host, [script, *rest], cwd=ROOT, OMP_NUM_THREADS="1")
+
+
 def train(host: Host, rest: Sequence[str]) -> int:
     of_own = any(word.endswith(".toml") for word in rest)
     drawing = [] if of_own else ["robohash", "dicebear-core", "resvg-py"]
@@ -414,6 +420,7 @@ COMMANDS: dict[str, tuple[Callable[[Host, Sequence[str]], int], str]] = {
         "train an encoder from a settings file, or the miniature: see --help",
     ),
     "eval": (evaluate, "measure identity and prompt alignment"),
+    "compatibility": (compatibility, "write docs/compatibility.md out of its tests"),
     "lint": (lint, "ruff and pyright, as in CI"),
     "setup": (setup, "only the set-up that every other command does by itself"),
 }

@@ -103,10 +103,13 @@ def missing_names_message(missing: Sequence[str]) -> str:
     """One sentence for subjects that no prompt names."""
     if len(missing) == 1:
         name = _listed(missing)
-        return f"No prompt names the subject {name}; write {name} where it should appear."
+        return (
+            f"No prompt names the subject {name}; write {name} where it should appear (where "
+            "prompts are joined, in conditioning_to)."
+        )
     return (
         f"No prompt names the subjects {_listed(missing)}; write each name, with its angle "
-        "brackets, where the subject should appear."
+        "brackets, where the subject should appear (where prompts are joined, in conditioning_to)."
     )
 
 

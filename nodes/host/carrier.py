@@ -11,6 +11,7 @@ of it as it does with noise, and extensions that sample in tiles cut their tiles
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -23,7 +24,24 @@ SLOTS = "nested_attention_slots"
 REGION = "nested_attention_region"
 LATENT = "nested_attention_latent"
 
+NOT_GIVEN = (
+    "A prompt names a subject that this model was not given; connect the MODEL output of the "
+    "Apply Nested Attention whose CLIP encodes the prompt."
+)
+
 Slot = tuple[int, int, int]
+log = logging.getLogger("nested_attention")
+
+
+class UnreadSlots(CONDRegular):
+    """Slots as a conditioning brings them. Our wrappers put plain ones in their place; if these
+    reach a model call, no Apply stands before the sampler."""
+
+    def process_cond(self, *args: Any, **kwargs: Any) -> Any:
+        if bool((self.cond[..., 0] >= 0).any()) and not getattr(self, "told", False):
+            self.told = True
+            log.warning(NOT_GIVEN)
+        return super().process_cond(*args, **kwargs)
 
 
 def payload(slots: Sequence[Slot]) -> Tensor:
@@ -35,13 +53,19 @@ def slots_of(condition: Mapping[str, Any]) -> list[Slot]:
     """The filled slots of one host condition (the dict of a conditioning entry)."""
     carried = condition.get("model_conds", {}).get(SLOTS)
     if carried is None:
-        return []
+        return list(getattr(condition.get("cross_attn"), SLOTS, ()))
     return [slot for slot in map(tuple, carried.cond[0].tolist()) if slot[0] >= 0]
 
 
 def with_slots(model_conds: Mapping[str, Any], slots: Sequence[Slot]) -> dict[str, Any]:
     """A copy of ``model_conds`` that carries ``slots``."""
-    return {**model_conds, SLOTS: CONDRegular(payload(slots))}
+    return {**model_conds, SLOTS: UnreadSlots(payload(slots))}
+
+
+def mark(context: Tensor, slots: Sequence[Slot]) -> None:
+    """Leaves ``slots`` on the text context itself, for where the host keeps nothing else of what a
+    text model gives: a CLIP whose hooks follow a schedule."""
+    setattr(context, SLOTS, tuple(slots))
 
 
 def settled(condition: dict[str, Any]) -> dict[str, Any]:
@@ -53,7 +77,7 @@ def settled(condition: dict[str, Any]) -> dict[str, Any]:
         return condition
     length = context.shape[1]
     kept = [(subject, row, length) for subject, row, _ in slots] if bool(context.any()) else []
-    return {**condition, "model_conds": with_slots(condition["model_conds"], kept)}
+    return {**condition, "model_conds": with_slots(condition.get("model_conds", {}), kept)}
 
 
 def fill(
@@ -77,7 +101,7 @@ def _filled(
 ) -> dict[str, Any]:
     slots = slots_of(condition)
     padded = slots + [(-1, -1, -1)] * (width - len(slots))
-    model_conds = with_slots(condition["model_conds"], padded)
+    model_conds = {**condition["model_conds"], SLOTS: CONDRegular(payload(padded))}
     if latent is not None:
         model_conds[REGION] = CONDNoiseShape(_coordinates(*latent))
         model_conds[LATENT] = CONDRegular(torch.tensor([latent[1:]]))

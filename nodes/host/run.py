@@ -16,6 +16,7 @@ from ...nested_attn_core.masks import on_latent, on_site
 from ...nested_attn_core.placeholders import missing_names_message
 from ...nested_attn_core.slots import SiteSubjects, Slots
 from ...nested_attn_core.subject import Subject
+from .carrier import NOT_GIVEN
 from .memory import KeysValues
 from .patch import NestedPlan
 
@@ -237,10 +238,7 @@ def warn_of_unnamed(subjects: Mapping[int, Subject], named: Collection[int]) -> 
     if missing:
         log.warning(missing_names_message(missing))
     if any(key not in subjects for key in named):
-        log.warning(
-            "A prompt names a subject that this model was not given; connect the MODEL output of "
-            "the Apply Nested Attention whose CLIP encodes the prompt."
-        )
+        log.warning(NOT_GIVEN)
 
 
 def presences(subjects: Mapping[int, Subject], slots: Tensor, length: int) -> list[Presence]:

@@ -18,7 +18,7 @@ from ...nested_attn_core.placeholders import (
     unknown_names_message,
 )
 from ...nested_attn_core.subject import Subject, Subjects
-from .carrier import with_slots
+from .carrier import mark, with_slots
 from .mentions import SubjectToken, Tokens, embedded, mentions
 
 ENCODE = "encode_token_weights"
@@ -127,6 +127,7 @@ class NestedTextEncode:
             for mention in mentions(tokens)
             if mention.row < context.shape[1]
         ]
+        mark(context, slots)
         if slots:
             extra["model_conds"] = with_slots(extra.get("model_conds", {}), slots)
         return (context, pooled, extra) if extra else (context, pooled)

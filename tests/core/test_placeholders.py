@@ -155,11 +155,12 @@ def test_the_message_on_unknown_names(unknown, known, message) -> None:
 
 def test_the_message_on_missing_names() -> None:
     assert missing_names_message(["Rex"]) == (
-        "No prompt names the subject <Rex>; write <Rex> where it should appear."
+        "No prompt names the subject <Rex>; write <Rex> where it should appear (where prompts are "
+        "joined, in conditioning_to)."
     )
     assert missing_names_message(NAMES) == (
         "No prompt names the subjects <anna>, <Rex>; write each name, with its angle brackets, "
-        "where the subject should appear."
+        "where the subject should appear (where prompts are joined, in conditioning_to)."
     )
 
 

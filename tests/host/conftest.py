@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+import compatibility
 from commands.pack import ROOT, start_host
 
 start_host(cpu=True)
@@ -224,6 +225,14 @@ class World:
             disable_pbar=True,
             seed=1,
         )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Records the tests of docs/compatibility.md, and compares the page after all of them."""
+    plugins = config.pluginmanager.get_plugins()
+    if not any(isinstance(plugin, compatibility.Recorder) for plugin in plugins):
+        config.pluginmanager.register(compatibility.Recorder())
+    items.sort(key=lambda item: item.path.name == "test_page.py")
 
 
 @pytest.fixture(scope="session", autouse=True)

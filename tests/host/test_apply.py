@@ -15,6 +15,9 @@ from .conftest import World, counted, differs, pack
 
 PROMPT = "a photo of <anna> on a beach"
 PLAIN = "a photo of person on a beach"
+SECOND = pytest.mark.compatibility(
+    "More of ours", "a second Apply, which joins the first and keeps its own settings"
+)
 
 
 def image(world: World, model: Any, clip: Any, text: str, **options: Any) -> torch.Tensor:
@@ -232,6 +235,7 @@ def test_two_subjects_in_one_prompt(world: World) -> None:
     assert all(differs(a, b) for i, a in enumerate(pictures) for b in pictures[:i])
 
 
+@SECOND
 def test_a_second_apply_joins_the_first(world: World) -> None:
     anna, rex = world.subject(), world.subject("rex", seed=5, class_word="dog")
     text = "<anna> holding <rex>"
@@ -243,6 +247,7 @@ def test_a_second_apply_joins_the_first(world: World) -> None:
     assert calls == [2, 2]
 
 
+@SECOND
 def test_a_second_apply_keeps_its_own_settings_and_leaves_the_first(sd15: World) -> None:
     anna, rex = sd15.subject(), sd15.subject("rex", seed=5, class_word="dog")
     first = sd15.apply(anna)
@@ -436,6 +441,7 @@ def test_a_model_call_outside_a_run_still_has_the_subject(sd15: World) -> None:
     assert isinstance(held[0], run.Run)
 
 
+@pytest.mark.compatibility("Attention and compilation", "a model that computes in bfloat16")
 def test_half_precision_models_run(sd15: World, worlds: Callable[[str], World]) -> None:
     model, clip = sd15.apply(sd15.subject())
     full = image(sd15, model, clip, PROMPT)

@@ -185,7 +185,8 @@ def test_a_subject_that_no_prompt_names_is_warned_of_once_a_run(
 
     assert warnings("<anna> and <rex>") == []
     assert warnings("<anna> and a dog") == [
-        "No prompt names the subject <rex>; write <rex> where it should appear."
+        "No prompt names the subject <rex>; write <rex> where it should appear (where prompts are "
+        "joined, in conditioning_to)."
     ]
     (both,) = warnings("a person and a dog")
     assert "<anna>, <rex>" in both
