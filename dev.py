@@ -398,6 +398,12 @@ def evaluate(host: Host, rest: Sequence[str]) -> int:
     return run(host, [str(ROOT / "commands" / "eval.py"), *rest])
 
 
+def bench(host: Host, rest: Sequence[str]) -> int:
+    need(host, ["torch"])
+    # Idle threads of a small job would wait by spinning, and be counted as work.
+    return run(host, [str(ROOT / "benchmarks" / "bench.py"), *rest], OMP_NUM_THREADS="1")
+
+
 def lint(host: Host, rest: Sequence[str]) -> int:
     need(host, ["ruff", "pyright"])
     failed = 0
@@ -421,6 +427,7 @@ COMMANDS: dict[str, tuple[Callable[[Host, Sequence[str]], int], str]] = {
     ),
     "eval": (evaluate, "measure identity and prompt alignment"),
     "compatibility": (compatibility, "write docs/compatibility.md out of its tests"),
+    "bench": (bench, "time and memory that subjects cost: [--quick] [--json F]"),
     "lint": (lint, "ruff and pyright, as in CI"),
     "setup": (setup, "only the set-up that every other command does by itself"),
 }
