@@ -110,13 +110,16 @@ def logs(first: bool) -> None:
 
 
 def latents_of(config: Any) -> Any:
-    """The linear code that the miniature's base was trained on, where it lies; its autoencoder
-    only comes close to it, and is slow."""
-    from stages.base import CODE
+    """The linear code that the miniature's base was trained on; its autoencoder only comes close to
+    it, and is slow."""
+    from stages import shipped
+    from stages.base import known_code
     from stages.common import core
 
-    code = core("training.checkpoints").load_state(CODE)
-    if config.base.checkpoint != "miniature" or config.data.source != "miniature" or code is None:
+    if config.base.checkpoint != "miniature" or config.data.source != "miniature":
+        return None
+    code = known_code() or shipped.code()
+    if code is None:
         return None
     sizes = core("training.miniature.config")
     patches = core("training.miniature.latents").PatchCode(

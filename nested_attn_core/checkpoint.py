@@ -2,7 +2,9 @@
 
 Tensors are named `resampler.*` and `projections.<site>.to_k.weight` / `.to_v.weight`; the metadata
 key "nested_attention" holds an EncoderInfo as JSON. A file may also hold `placeholder.<stream>`, an
-embedding for each text stream; it is of format 2 then, so that older readers ask for an update.
+embedding for each text stream; it is of format 2 then, so that older readers ask for an update. A
+file without that key is read by its structure where it can be (`release`): so are the authors' own
+weights.
 """
 
 from __future__ import annotations
@@ -17,34 +19,42 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .attention import NormControl
 from .encoder import EncoderConfig, NestedEncoder
 from .errors import NestedAttentionError
-from .file_kinds import NEEDED, Header, read_header, recognise
+from .file_kinds import FLOATING, NEEDED, Header, read_header, recognise
+from .release.reading import Reading, Source, cut, read_structure
 
 FORMAT_VERSION = 2
 _PLACEHOLDER = "placeholder."
 METADATA_KEY = "nested_attention"
 BASE_FAMILIES = ("sd15", "sdxl", "miniature")
-_FLOATING = ("F16", "BF16", "F32", "F64")
+# Image models by the width of their features; both of the paper's candidates and ViT-L see 224 px.
+_IMAGE_MODELS = {1280: "CLIP ViT-H/14", 1664: "CLIP ViT-bigG/14", 1024: "CLIP ViT-L/14"}
+_IMAGE_SIZE = 224
 
 
 @dataclass(frozen=True)
 class Backbone:
     """The image model whose features an encoder reads.
 
-    fingerprint  fingerprint.weights_fingerprint of its state dict
+    kind         what messages call it
+    fingerprint  fingerprint.weights_fingerprint of its state dict; "" where the encoder's file does
+                 not tell: then the image model is known by its shape alone, feature_dim and
+                 image_size
     layer        which output is read; "last_hidden_state" holds all tokens before pooling
     image_size   edge of its input in pixels
+    feature_dim  width of its features; 0 = unknown
     """
 
     kind: str
     fingerprint: str
     image_size: int
     layer: str = "last_hidden_state"
+    feature_dim: int = 0
 
     def __post_init__(self) -> None:
         if self.layer != "last_hidden_state":
@@ -57,6 +67,15 @@ class Backbone:
                 f"The encoder's image size is {self.image_size!r}; it must be a whole number of "
                 "pixels."
             )
+        if type(self.feature_dim) is not int or self.feature_dim < 0:
+            raise NestedAttentionError(
+                f"The width of the encoder's image features is {self.feature_dim!r}; it must be a "
+                "whole number, or 0 where it is not known."
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; what is not known is left out, as in files of earlier versions."""
+        return {k: v for k, v in asdict(self).items() if (k, v) != ("feature_dim", 0)}
 
 
 @dataclass(frozen=True)
@@ -121,7 +140,7 @@ class EncoderInfo:
             **written,
             "format_version": 2 if self.placeholder else self.format_version,
             "config": self.config.to_dict(),
-            "backbone": asdict(self.backbone),
+            "backbone": self.backbone.to_dict(),
             "norm": asdict(self.norm),
         }
 
@@ -188,10 +207,7 @@ def read_info(path: str | Path) -> EncoderInfo:
     for damaged numbers.
     """
     path = Path(path)
-    header = read_header(path)
-    info = _parse_info(path, header)
-    _check_tensors(path, header, info)
-    return info
+    return _described(path, read_header(path))[0]
 
 
 def load_placeholder(path: str | Path) -> dict[str, Tensor]:
@@ -216,18 +232,15 @@ def load_encoder(
     Raises NestedAttentionError in one sentence: what the file is, what is needed, where it goes.
     """
     path = Path(path)
-    info = read_info(path)
+    info, sources = _described(path, read_header(path))
     try:
-        state = load_file(path, device="cpu")
+        with safe_open(path, "pt", device="cpu") as file:
+            state = {name: cut(file.get_tensor(s.name), s) for name, s in sources.items()}
     except (SafetensorError, OSError, ValueError) as error:
         raise NestedAttentionError(
             f'"{path.name}" is a damaged safetensors file ({error}); download or copy it again.'
         ) from error
-    state = {
-        name: tensor.to(device, dtype or tensor.dtype)
-        for name, tensor in state.items()
-        if not name.startswith(_PLACEHOLDER)
-    }
+    state = {name: tensor.to(device, dtype or tensor.dtype) for name, tensor in state.items()}
     _refuse_non_finite(f'"{path.name}"', state, "download or copy it again")
     # On "meta", so that no weight is drawn only to be overwritten.
     encoder = NestedEncoder(info.config, operations, dtype, device="meta")
@@ -235,9 +248,54 @@ def load_encoder(
     return encoder.eval(), info
 
 
-def _parse_info(path: Path, header: Header) -> EncoderInfo:
-    if METADATA_KEY not in header.metadata:
+def read_release(path: str | Path) -> Reading | None:
+    """How a file without a description of ours is read; None for one that describes itself.
+
+    Raises NestedAttentionError as read_info does.
+    """
+    path = Path(path)
+    header = read_header(path)
+    return None if METADATA_KEY in header.metadata else _read_release(path, header)
+
+
+def _read_release(path: Path, header: Header) -> Reading:
+    reading = read_structure(path, header)
+    if reading is None:
         raise NestedAttentionError(_not_ours(path, header))
+    return reading
+
+
+def _described(path: Path, header: Header) -> tuple[EncoderInfo, Mapping[str, Source]]:
+    """What a file says of its encoder, or its structure tells, and where each tensor lies."""
+    if METADATA_KEY not in header.metadata:
+        reading = _read_release(path, header)
+        return _release_info(path, reading), reading.sources
+    info = _parse_info(path, header)
+    _check_tensors(path, header, info)
+    own = (name for name in header.tensors if not name.startswith(_PLACEHOLDER))
+    return info, {name: Source(name) for name in own}
+
+
+def _release_info(path: Path, reading: Reading) -> EncoderInfo:
+    width, told = reading.config.feature_dim, reading.mapping
+    kind = _IMAGE_MODELS.get(width, f"an image model with features of width {width}")
+    class_word = told.class_word or "person"
+    try:
+        return EncoderInfo(
+            base_family=reading.family,
+            config=reading.config,
+            backbone=Backbone(kind, "", told.image_size or _IMAGE_SIZE, feature_dim=width),
+            domain=told.domain or class_word,
+            class_word=class_word,
+            # What the authors' demo passes (vq_normalize_factor, special_token_weight).
+            norm=NormControl("text", 2.0),
+            token_weight=1.0,
+        )
+    except NestedAttentionError as error:
+        raise NestedAttentionError(f'"{path.name}": {error}') from error
+
+
+def _parse_info(path: Path, header: Header) -> EncoderInfo:
     try:
         data = json.loads(header.metadata[METADATA_KEY])
         version = data["format_version"]
@@ -287,7 +345,7 @@ def _check_tensors(path: Path, header: Header, info: EncoderInfo) -> None:
         elif header.tensors[name][1] != expected[name]:
             shape = header.tensors[name][1]
             problem = f"the tensor {name} has shape {shape}, not {expected[name]}"
-        elif header.tensors[name][0] not in _FLOATING:
+        elif header.tensors[name][0] not in FLOATING:
             problem = f"the tensor {name} is {header.tensors[name][0]}, not a floating number"
         else:
             continue

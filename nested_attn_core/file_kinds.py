@@ -15,7 +15,13 @@ from .errors import NestedAttentionError
 _MAX_HEADER = 100_000_000
 _PREFIX = 8
 
+# Of safetensors' dtypes, those in which weights come.
+FLOATING = ("F16", "BF16", "F32", "F64")
+
 NEEDED = "a Nested Attention encoder (.safetensors, in models/nested_attention) is needed here"
+SUBJECT_NEEDED = (
+    "a subject saved by Save Subject (.safetensors, in models/nested_subjects) is needed"
+)
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,10 @@ _TRAINING_LAYOUT = FileKind(
     "an adapter in the layout of its authors' training code", "this version cannot read it"
 )
 _EMBEDDING = FileKind("a textual inversion embedding", "it belongs in models/embeddings")
+_SUBJECT = FileKind("a saved subject", "it belongs in models/nested_subjects, for Load Subject")
+_ENCODER = FileKind(
+    "a nested encoder", "it belongs in models/nested_attention, for Load Nested Encoder"
+)
 
 # (kind, key prefixes that must all occur, key parts that must all occur); the first fit counts.
 _SIGNS: tuple[tuple[FileKind, tuple[str, ...], tuple[str, ...]], ...] = (
@@ -88,6 +98,8 @@ _SIGNS: tuple[tuple[FileKind, tuple[str, ...], tuple[str, ...]], ...] = (
     (_VAE, ("decoder.", "encoder."), (".down",)),
     (_EMBEDDING, ("emb_params",), ()),
     (_EMBEDDING, ("clip_l", "clip_g"), ()),
+    (_SUBJECT, ("nested_tokens",), ()),
+    (_ENCODER, ("resampler.", "projections."), ()),
 )
 
 
@@ -101,10 +113,11 @@ def recognise(keys: Iterable[str]) -> FileKind | None:
     return None
 
 
-def read_header(path: str | Path) -> Header:
+def read_header(path: str | Path, needed: str = NEEDED) -> Header:
     """The header of a safetensors file, checked against the file's length.
 
-    Raises NestedAttentionError, with what the file is, for anything that is not a whole one.
+    `needed` is what messages say is wanted. Raises NestedAttentionError, with what the file is,
+    for anything that is not a whole one.
     """
     path = Path(path)
     try:
@@ -112,7 +125,7 @@ def read_header(path: str | Path) -> Header:
         with path.open("rb") as file:
             start = file.read(64)
             if not _begins_header(start):
-                raise NestedAttentionError(_strange_file(path, start, size))
+                raise NestedAttentionError(_strange_file(path, start, size, needed))
             length = int.from_bytes(start[:_PREFIX], "little")
             file.seek(_PREFIX)
             raw = file.read(length)
@@ -122,7 +135,7 @@ def read_header(path: str | Path) -> Header:
         ) from None
     except OSError as error:
         raise NestedAttentionError(
-            f'"{path.name}" cannot be opened ({error.strerror}); {NEEDED}.'
+            f'"{path.name}" cannot be opened ({error.strerror}); {needed}.'
         ) from error
     if len(raw) < length:
         raise NestedAttentionError(_cut_short(path, size))
@@ -170,7 +183,7 @@ def _cut_short(path: Path, size: int) -> str:
     )
 
 
-def _strange_file(path: Path, start: bytes, size: int) -> str:
+def _strange_file(path: Path, start: bytes, size: int, needed: str) -> str:
     """One sentence on a file that does not begin as a safetensors file does."""
     if size == 0:
         return f'"{path.name}" is empty (0 bytes), so its download did not finish; get it again.'
@@ -178,25 +191,27 @@ def _strange_file(path: Path, start: bytes, size: int) -> str:
         return _cut_short(path, size)
     if zipfile.is_zipfile(path) or start.startswith(b"PK\x03\x04"):
         if _holds_pickle(path):
-            return _pickled(path, "a PyTorch pickle file in a zip (.pt, .pth, .bin or .ckpt)")
-        return f'"{path.name}" is a zip archive; unpack it, because {NEEDED}.'
+            return _pickled(
+                path, "a PyTorch pickle file in a zip (.pt, .pth, .bin or .ckpt)", needed
+            )
+        return f'"{path.name}" is a zip archive; unpack it, because {needed}.'
     if start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
-        return _pickled(path, "a Python pickle file (.pt, .pth, .bin or .ckpt)")
+        return _pickled(path, "a Python pickle file (.pt, .pth, .bin or .ckpt)", needed)
     if start.startswith(b"GGUF"):
-        return f'"{path.name}" is a GGUF model, which belongs in models/unet; {NEEDED}.'
+        return f'"{path.name}" is a GGUF model, which belongs in models/unet; {needed}.'
     if start.startswith(b"version https://git-lfs"):
         return (
             f'"{path.name}" is a Git LFS pointer, not the file itself; fetch it with git lfs pull.'
         )
     if start.lstrip()[:1] == b"<":
         return f'"{path.name}" is a web page, saved instead of the file; download the file itself.'
-    return f'"{path.name}" is no safetensors file, nor any model file known; {NEEDED}.'
+    return f'"{path.name}" is no safetensors file, nor any model file known; {needed}.'
 
 
-def _pickled(path: Path, kind: str) -> str:
+def _pickled(path: Path, kind: str, needed: str) -> str:
     return (
         f'"{path.name}" is {kind}, which can run programs when it is read and is never opened '
-        f"here; {NEEDED}, so ask its author for one."
+        f"here; {needed}, so ask its author for one."
     )
 
 

@@ -7,8 +7,10 @@ from comfy_api.latest import ComfyExtension, io
 from .apply import ApplyNestedAttention
 from .encoder import LoadNestedEncoder
 from .host.files import register_folder
+from .host.subject_files import register_subjects
 from .miniature import LoadMiniature
 from .prompt import NestedPrompt
+from .saved import LoadSubject, SaveSubject
 from .subject import CombineSubjects, EncodeSubject
 from .train import TrainNestedEncoder
 
@@ -19,6 +21,7 @@ class NestedAttentionExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         # Hosts before 0.13 never call on_load.
         register_folder()
+        register_subjects()
         return [
             LoadNestedEncoder,
             EncodeSubject,
@@ -27,4 +30,6 @@ class NestedAttentionExtension(ComfyExtension):
             NestedPrompt,
             LoadMiniature,
             TrainNestedEncoder,
+            SaveSubject,
+            LoadSubject,
         ]

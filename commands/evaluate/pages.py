@@ -48,6 +48,7 @@ def blocks(report: Report) -> dict[str, list[str]]:
     made: dict[str, Callable[[Report], dict[str, list[str]]]] = {
         "base": lambda found: {"base": base(found)},
         "quick": lambda found: {"domains": domains(found)},
+        "multi": lambda found: {"multi": multi(found)},
         "full": lambda found: {
             "full domains": domains(found),
             "methods": methods(found),
@@ -157,6 +158,30 @@ def frontier(report: Report) -> list[str]:
     ]
     head = ["baseline", "its strengths beyond nested attention's curve", "and the reverse"]
     return table(head, rows)
+
+
+def multi(report: Report) -> list[str]:
+    rows = []
+    for who, found in report["methods"].items():
+        for name, row in found.items():
+            rows.append([f"**{TITLES.get(who, who)}**", f"all {name}", *_crowd(row)])
+            kinds = row.get("kinds", {}).items()
+            rows += [["", f"{kind} ({part['pictures']})", *_crowd(part)] for kind, part in kinds]
+    head = ["method", "subjects", "identity", "alone", "relative", "leakage", "count", "prompt"]
+    return [made_by(report), "", *table(head, rows)]
+
+
+def _crowd(row: Report) -> list[str]:
+    alone = row.get("identity_single")
+    relative = None if not alone or alone <= 0 else row["identity"] / alone
+    return [
+        f"{row['identity']:.2f}",
+        "-" if alone is None else f"{alone:.2f}",
+        percent(relative),
+        percent(row["leakage"]),
+        percent(row["count_right"]),
+        percent(row["prompt_relative"]),
+    ]
 
 
 def attention(report: Report) -> list[str]:

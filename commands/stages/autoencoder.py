@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from . import shipped
 from .base import encode_all, patch_code, pixels
-from .common import STATE, core, host, log
+from .common import STATE, core, device, host, log
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,6 +52,7 @@ def run(arguments: argparse.Namespace) -> None:
     model = build(arguments.seed)
     if arguments.from_shipped:
         shipped.copy_into(model, shipped.parts("vae"), prefixed=False)
+    model.to(device())
     log(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters")
     mean_channels = latents.shape[1]
 
@@ -63,6 +64,7 @@ def run(arguments: argparse.Namespace) -> None:
         x, z = crops(images, latents, size, batch, generator)
         # The UNet's latents are never exact: the decoder learns to forgive a little noise.
         noisy = z + 0.06 * torch.randn(z.shape, generator=generator)
+        x, z, noisy = (part.to(device()) for part in (x, z, noisy))
         decoded = model.decode(noisy.contiguous(memory_format=torch.channels_last))
         edges = sum((decoded.diff(dim=d) - x.diff(dim=d)).abs().mean() for d in (2, 3))
         reconstruction = (decoded - x).abs().mean() + 0.5 * edges

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from .base import patch_code, pixels
-from .common import STATE, core, log
+from .common import STATE, core, device, log
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,19 +41,20 @@ def run(arguments: argparse.Namespace) -> None:
     code = patch_code(images)
     single = [row for row, record in enumerate(records) if dataset.shows_well(record)]
     images, labels = images[single], attributes.labels([records[row] for row in single])
-    model = build(arguments.seed, 4 * code.basis.shape[1])
+    model = build(arguments.seed, 4 * code.basis.shape[1]).to(device())
     log(f"{sum(p.numel() for p in model.tower.parameters()) / 1e6:.2f} M parameters in the tower")
 
     def loss(step: int, generator: torch.Generator) -> torch.Tensor:
         index = torch.randint(0, len(images), (arguments.batch,), generator=generator)
         x = shift(pixels(images[index.numpy()]), generator)
         patches = F.pixel_unshuffle(code.encode(x), 2).flatten(2).transpose(1, 2)
-        return model(x, patches, {name: values[index] for name, values in labels.items()})
+        lesson = {name: values[index].to(device()) for name, values in labels.items()}
+        return model(x.to(device()), patches.to(device()), lesson)
 
     def report(step: int, averaged) -> None:
         with torch.no_grad():
-            logits = model.logits(model.tower(pixels(images[:512])))
-        guesses = {name: logits[name].argmax(-1) for name in model.names}
+            logits = model.logits(model.tower(pixels(images[:512]).to(device())))
+        guesses = {name: logits[name].argmax(-1).cpu() for name in model.names}
         truth = {name: values[:512] for name, values in labels.items()}
         line = core("evaluation.answers").accuracies(guesses, truth, 2)
         log(f"read off training pictures: {line}")

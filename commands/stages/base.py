@@ -7,7 +7,7 @@ import argparse
 import torch
 
 from . import shipped
-from .common import STATE, core, host, log, tokenizer
+from .common import STATE, core, device, host, log, tokenizer
 
 CODE = STATE / "base" / "code.pt"
 
@@ -106,6 +106,7 @@ def run(arguments: argparse.Namespace) -> None:
     model = build(len(vocabulary), arguments.seed)
     if arguments.from_shipped:
         shipped.copy_into(model, shipped.parts("unet", "text"))
+    model.to(device())
     log(f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters")
     batches = base.Batches(latents, tokens, empty, weights, often)
     loop.train(

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
 import pack
 
@@ -39,6 +40,12 @@ def tokenizer() -> Callable[[str], list[int]]:
 
 def log(line: str) -> None:
     print(time.strftime("%H:%M:%S"), line, flush=True)
+
+
+def device() -> Any:
+    """Where a training runs: the GPU where torch sees one that the host would use, else the CPU."""
+    pack.start_host()
+    return importlib.import_module("comfy.model_management").get_torch_device()
 
 
 def threads() -> int:

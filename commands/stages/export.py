@@ -9,6 +9,7 @@ import torch
 
 import pack
 
+from . import shipped
 from .common import MODELS, STATE, core, log
 
 
@@ -16,11 +17,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = __doc__
 
 
-def averaged(stage: str) -> dict[str, torch.Tensor]:
-    """The averaged weights of a stage's last save."""
+def averaged(stage: str) -> dict[str, torch.Tensor] | None:
+    """The averaged weights of a stage's last save; None where it was not trained here."""
     state = core("training.checkpoints").load_state(STATE / stage / "state.pt")
     if state is None:
-        raise SystemExit(f"Stage {stage} has not been trained yet; run: dev.py train {stage}")
+        log(f"{stage}: not trained here, stays as it ships")
+        return None
     log(f"{stage}: step {state['step']}, {state['seconds']:.0f} s, loss {state['loss']:.4f}")
     return state["averaged"]
 
@@ -40,13 +42,16 @@ def vision_state(tower: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def parts(code: dict[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
-    base_state = averaged("base")
+    base, vae, backbone = (averaged(stage) for stage in ("base", "autoencoder", "backbone"))
+    there: dict[str, dict[str, torch.Tensor]] = {}
+    if None in (base, vae, backbone):
+        there = shipped.parts("unet", "text", "vae", "vision")
     return {
         "code": {name: code[name] for name in ("mean", "basis", "scale")},
-        "unet": strip(base_state, "unet."),
-        "text": strip(base_state, "text."),
-        "vae": averaged("autoencoder"),
-        "vision": vision_state(strip(averaged("backbone"), "tower.")),
+        "unet": strip(base, "unet.") if base else there["unet"],
+        "text": strip(base, "text.") if base else there["text"],
+        "vae": vae or there["vae"],
+        "vision": vision_state(strip(backbone, "tower.")) if backbone else there["vision"],
     }
 
 

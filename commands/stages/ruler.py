@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from . import shipped
 from .base import pixels
-from .common import MODELS, STATE, core, log
+from .common import MODELS, STATE, core, device, log
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,8 +44,11 @@ def guesses(ruler, images) -> dict[str, torch.Tensor]:
     """The class that the ruler reads, by head: int64 (n,)."""
     ruler.eval()
     with torch.no_grad():
-        parts = [ruler(pixels(images[i : i + 128])) for i in range(0, len(images), 128)]
-    return {name: torch.cat([part[name].argmax(-1) for part in parts]) for name in ruler.names}
+        batches = (pixels(images[i : i + 128]) for i in range(0, len(images), 128))
+        parts = [ruler(batch.to(device())) for batch in batches]
+    return {
+        name: torch.cat([part[name].argmax(-1).cpu() for part in parts]) for name in ruler.names
+    }
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -56,13 +59,14 @@ def run(arguments: argparse.Namespace) -> None:
     ruler = core("evaluation.ruler").Ruler(attributes.heads()).to(memory_format=torch.channels_last)
     if arguments.from_shipped:
         ruler.load_state_dict(shipped.ruler())
+    ruler.to(device())
     log(f"{sum(p.numel() for p in ruler.parameters()) / 1e6:.2f} M parameters")
 
     def loss(step: int, generator: torch.Generator) -> torch.Tensor:
         index = torch.randint(0, len(images), (arguments.batch,), generator=generator)
-        x = jitter(pixels(images[index.numpy()]), generator)
+        x = jitter(pixels(images[index.numpy()]), generator).to(device())
         logits = ruler(x.contiguous(memory_format=torch.channels_last))
-        chosen = {name: values[index] for name, values in labels.items()}
+        chosen = {name: values[index].to(device()) for name, values in labels.items()}
         return summed_loss(logits, chosen, attributes.MISSING)
 
     core("training.loop").train(
@@ -85,6 +89,6 @@ def run(arguments: argparse.Namespace) -> None:
     from safetensors.torch import save_file
 
     MODELS.mkdir(exist_ok=True)
-    halves = {name: tensor.half().contiguous() for name, tensor in ruler.state_dict().items()}
+    halves = {name: tensor.half().cpu().contiguous() for name, tensor in ruler.state_dict().items()}
     metadata = {"accuracy": json.dumps(scores)}
     save_file(halves, str(MODELS / "ruler.safetensors"), metadata=metadata)

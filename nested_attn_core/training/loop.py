@@ -53,7 +53,8 @@ def train(
     log: Callable[[str], None],
     on_save: Callable[[int, dict[str, Tensor]], None] | None = None,
 ) -> dict[str, Tensor]:
-    """Train what requires gradients in `module`; returns the averaged weights by name.
+    """Train what requires gradients in `module`, on the device where it is; returns the averaged
+    weights by name.
 
     loss_of(step, generator) gives the scalar loss of one batch. State is kept in folder/state.pt.
     Raises FloatingPointError, with the last good state kept, when the loss stops being finite.
@@ -72,7 +73,7 @@ def train(
             for name, buffer in module.named_buffers():
                 buffer.copy_(state["buffers"][name])
         optimiser.load_state_dict(state["optimiser"])
-        averaged = state["averaged"]
+        averaged = {name: state["averaged"][name].to(p.device) for name, p in named}
         first, seconds, smooth = state["step"], state["seconds"], state["loss"]
         log(f"resumed at step {first} after {seconds:.0f} s")
 

@@ -15,9 +15,20 @@ from comfy.patcher_extension import CallbacksMP, WrappersMP
 from ...nested_attn_core.errors import NestedAttentionError
 from ...nested_attn_core.projections import Site
 from ...nested_attn_core.subject import Subject, Subjects
-from .carrier import REGION, SLOTS, fill, settled, slots_of
+from .carrier import LATENT, REGION, SLOTS, fill, settled, slots_of
 from .patch import PLAN, NestedPatch
-from .run import RUN, Place, Run, RunPlan, acts, always, in_range, presences, warn_of_unnamed
+from .run import (
+    RUN,
+    Place,
+    Run,
+    RunPlan,
+    Window,
+    acts,
+    always,
+    in_range,
+    presences,
+    warn_of_unnamed,
+)
 from .sites import discover_sites
 from .text import subject_id
 
@@ -69,7 +80,7 @@ class Binding:
         self, executor: Any, model: Any, conds: Any, x: Any, *args: Any, **kwargs: Any
     ) -> Any:
         """Around one step: every condition carries slots, so that none runs apart."""
-        latent = (int(x.shape[-2]), int(x.shape[-1])) if self._masked else None
+        latent = (len(x), int(x.shape[-2]), int(x.shape[-1])) if self._masked else None
         return executor(model, fill(conds, latent), x, *args, **kwargs)
 
     def apply_model(
@@ -85,6 +96,7 @@ class Binding:
     ) -> Any:
         """Around one model call: slots become a plan that the patches read."""
         slots, region = kwargs.pop(SLOTS, None), kwargs.pop(REGION, None)
+        latent = kwargs.pop(LATENT, None)
         options = _above_block_patches(dict(transformer_options or {}))
         if slots is not None and c_crossattn is not None:
             found = self._present(executor.class_obj, t, slots, c_crossattn.shape[1])
@@ -92,7 +104,7 @@ class Binding:
                 run = options.get(RUN) or self._run(executor.class_obj, x.device)
                 run.acted = True
                 chunks = len(options.get("cond_or_uncond", (0,)))
-                options[PLAN] = RunPlan(run, found, _place(x, region, chunks))
+                options[PLAN] = RunPlan(run, found, _place(x, region, latent, chunks))
         return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
 
     def _present(self, model: Any, t: torch.Tensor, slots: torch.Tensor, length: int) -> list[Any]:
@@ -157,14 +169,23 @@ def _above_block_patches(options: dict[str, Any]) -> dict[str, Any]:
     return {**options, "patches_replace": {**options["patches_replace"], "attn2": attn2}}
 
 
-def _place(x: torch.Tensor, region: torch.Tensor | None, chunks: int) -> Place:
+def _place(
+    x: torch.Tensor, region: torch.Tensor | None, latent: torch.Tensor | None, chunks: int
+) -> Place:
     size = (int(x.shape[-2]), int(x.shape[-1]))
-    batch = max(len(x) // max(chunks, 1), 1)
-    if region is None:
-        return Place(size, ((0, 0),) * len(x), size, batch)
-    height, width = region[0, :2].tolist()
-    corners = tuple((int(top), int(left)) for top, left in region[:, 2:].tolist())
-    return Place((height, width), corners, size, batch)
+    # What another extension made of the call may have no place in the image.
+    if region is None or latent is None or (len(region), *region.shape[-2:]) != (len(x), *size):
+        return Place.whole(size, len(x), max(len(x) // max(chunks, 1), 1))
+    rows = zip(
+        region[:, 0, :, 0].tolist(),
+        region[:, 1, 0, :].tolist(),
+        region[:, 2, 0, 0].tolist(),
+        strict=True,
+    )
+    height, width = latent[0].tolist()
+    return Place(
+        (height, width), tuple(Window(tuple(ys), tuple(xs), image) for ys, xs, image in rows)
+    )
 
 
 def _check_fits(subject: Subject, sites: tuple[Site, ...]) -> None:

@@ -3,19 +3,25 @@
 The payload is int64 (1, slots, 3). A slot is (subject, row of the context, length of the context
 that the row counts in); -1 marks an empty slot. Looking a binding up by uuid, by the index of
 positive and negative, or through hooks is wrong or slow in some workflow; a condition is not.
+
+Where masks need it, a map of coordinates travels beside it, int32 (images, 3, height, width): row,
+column and image of each latent pixel. It has the latent's size, so that the host cuts an area out
+of it as it does with noise, and extensions that sample in tiles cut their tiles out of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
-from comfy.conds import CONDRegular
+from comfy.conds import CONDNoiseShape, CONDRegular
 from torch import Tensor
 
 SLOTS = "nested_attention_slots"
 REGION = "nested_attention_region"
+LATENT = "nested_attention_latent"
 
 Slot = tuple[int, int, int]
 
@@ -51,12 +57,12 @@ def settled(condition: dict[str, Any]) -> dict[str, Any]:
 
 
 def fill(
-    conds: Iterable[list[dict[str, Any]] | None], latent: tuple[int, int] | None
+    conds: Iterable[list[dict[str, Any]] | None], latent: tuple[int, int, int] | None
 ) -> list[list[dict[str, Any]] | None]:
     """Gives every condition a payload of one size, so that the host runs them as one batch.
 
-    ``latent``: size of the whole latent, to carry where each condition's area lies in it; None
-    where no subject has a mask.
+    ``latent``: (images, height, width) of the whole latent, to carry where each row of a model
+    call lies in it; None where nothing asks for that.
     """
     lists = list(conds)
     width = max((len(slots_of(cond)) for conds in lists for cond in conds or ()), default=0)
@@ -67,19 +73,19 @@ def fill(
 
 
 def _filled(
-    condition: dict[str, Any], width: int, latent: tuple[int, int] | None
+    condition: dict[str, Any], width: int, latent: tuple[int, int, int] | None
 ) -> dict[str, Any]:
     slots = slots_of(condition)
     padded = slots + [(-1, -1, -1)] * (width - len(slots))
     model_conds = with_slots(condition["model_conds"], padded)
     if latent is not None:
-        region = torch.tensor([[*latent, *_corner(condition)]], dtype=torch.long)
-        model_conds[REGION] = CONDRegular(region)
+        model_conds[REGION] = CONDNoiseShape(_coordinates(*latent))
+        model_conds[LATENT] = CONDRegular(torch.tensor([latent[1:]]))
     return {**condition, "model_conds": model_conds}
 
 
-def _corner(condition: Mapping[str, Any]) -> tuple[int, int]:
-    area = condition.get("area")
-    if area is None:
-        return 0, 0
-    return int(area[-2]), int(area[-1])
+@lru_cache(maxsize=4)
+def _coordinates(images: int, height: int, width: int) -> Tensor:
+    sides = [torch.arange(side, dtype=torch.int32) for side in (images, height, width)]
+    image, y, x = torch.meshgrid(*sides, indexing="ij")
+    return torch.stack([y, x, image], dim=1)

@@ -10,11 +10,11 @@ from comfy.ldm.modules import attention as host_attention
 from torch import Tensor
 
 from ...nested_attn_core.attention import nested_attention
+from ...nested_attn_core.outer_attention import attention_with_normaliser
 
 PLAN = "nested_attention"
 
 log = logging.getLogger("nested_attention")
-_warned_rows: set[tuple[int, int]] = set()
 
 
 class NestedPlan:
@@ -25,11 +25,27 @@ class NestedPlan:
 
     def __init__(self, rows: int, subjects: Mapping[str, Sequence[Any]]):
         self.rows = rows
+        self.told_of_rows = False
         self._subjects = subjects
 
-    def at(self, site_name: str, size: tuple[int, int] | None = None) -> Sequence[Any]:
-        """What happens at the site whose feature map has ``size`` (height, width)."""
+    def at(
+        self, site_name: str, size: tuple[int, int] | None = None, tokens: int | None = None
+    ) -> Sequence[Any]:
+        """What happens at the site whose feature map has ``size`` (height, width), and whose keys
+        are ``tokens`` many."""
         return self._subjects.get(site_name, ())
+
+    def left_out(self, site_name: str, rows: int) -> None:
+        """Says, once, that a site with another number of ``rows`` goes without subjects."""
+        if self.told_of_rows:
+            return
+        self.told_of_rows = True
+        log.warning(
+            "Another extension runs attention on %d rows where the model call has %d, "
+            "so that subjects cannot be told apart there and are left out.",
+            rows,
+            self.rows,
+        )
 
 
 class NestedPatch:
@@ -55,15 +71,30 @@ class NestedPatch:
         self, query: Tensor, key: Tensor, value: Tensor, extra_options: dict[str, Any]
     ) -> Tensor:
         """Attention output (B, N, inner) for query (B, N, inner) and key, value (B, T, inner)."""
-        out = self._base(query, key, value, extra_options)
-        subjects = _subjects_at(self.site, query, extra_options)
-        if subjects:
-            heads = extra_options["n_heads"]
-            out = self._attend(out, query, key, value, subjects, heads)
+        subjects = _subjects_at(self.site, query, key, extra_options)
+        heads = extra_options["n_heads"]
+        known = None
+        if subjects and self._attend is nested_attention and self._is_plain(extra_options):
+            known = attention_with_normaliser(query, key, value, heads)
+        if known is not None:
+            # One pass gives the host's own output and what the subjects' shares are read from.
+            out = nested_attention(known[0], query, key, value, subjects, heads, known[1], True)
+        else:
+            out = self._base(query, key, value, extra_options)
+            if subjects:
+                out = self._attend(out, query, key, value, subjects, heads)
         for callback, options in self._added:
             if _within(options, extra_options):
                 out = out + callback(out, query, key, value, extra_options, **options)
         return out.to(query.dtype)
+
+    def _is_plain(self, extra_options: Mapping[str, Any]) -> bool:
+        """Whether the attention below is PyTorch's own, through the host's function for it."""
+        return (
+            self.previous is None
+            and host_attention.optimized_attention is host_attention.attention_pytorch
+            and "optimized_attention_override" not in extra_options
+        )
 
     def _base(
         self, query: Tensor, key: Tensor, value: Tensor, extra_options: dict[str, Any]
@@ -113,16 +144,18 @@ class NestedPatch:
             below()
 
 
-def _subjects_at(site: str, query: Tensor, extra_options: Mapping[str, Any]) -> Sequence[Any]:
+def _subjects_at(
+    site: str, query: Tensor, key: Tensor, extra_options: Mapping[str, Any]
+) -> Sequence[Any]:
     plan: NestedPlan | None = extra_options.get(PLAN)
     if plan is None:
         return ()
     if plan.rows != query.shape[0]:
-        _warn_rows(plan.rows, query.shape[0])
+        plan.left_out(site, query.shape[0])
         return ()
     shape = extra_options.get("activations_shape")
     size = None if shape is None else (int(shape[-2]), int(shape[-1]))
-    return plan.at(site, size)
+    return plan.at(site, size, key.shape[1])
 
 
 def _within(options: Mapping[str, Any], extra_options: Mapping[str, Any]) -> bool:
@@ -130,14 +163,3 @@ def _within(options: Mapping[str, Any], extra_options: Mapping[str, Any]) -> boo
         return True
     sigma = float(extra_options["sigmas"][0])
     return options["sigma_end"] <= sigma <= options["sigma_start"]
-
-
-def _warn_rows(planned: int, found: int) -> None:
-    if (planned, found) not in _warned_rows:
-        _warned_rows.add((planned, found))
-        log.warning(
-            "Another extension runs attention on %d rows where the model call has %d, "
-            "so that subjects cannot be told apart there and are left out.",
-            found,
-            planned,
-        )

@@ -5,15 +5,16 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ...nested_attn_core.attention import SiteSubject
+from ...nested_attn_core.masks import on_latent, on_site
 from ...nested_attn_core.placeholders import missing_names_message
+from ...nested_attn_core.slots import SiteSubjects, Slots
 from ...nested_attn_core.subject import Subject
 from .memory import KeysValues
 from .patch import NestedPlan
@@ -24,22 +25,67 @@ log = logging.getLogger("nested_attention")
 
 
 @dataclass(frozen=True)
+class Window:
+    """What one row of a model call shows: rows ``ys`` and columns ``xs`` of image ``image``."""
+
+    ys: tuple[int, ...]
+    xs: tuple[int, ...]
+    image: int = 0
+
+
+@dataclass(frozen=True)
 class Place:
-    """Where the rows of a model call lie: latent (height, width) and each row's (top, left)."""
+    """Where the rows of a model call lie in a latent of (height, width); all of one size."""
 
     latent: tuple[int, int]
-    corners: tuple[tuple[int, int], ...]
-    size: tuple[int, int]
-    batch: int
+    windows: tuple[Window, ...]
+
+    @classmethod
+    def whole(cls, latent: tuple[int, int], rows: int, images: int) -> Place:
+        """Rows that each show a whole image of ``images``, over and over."""
+        ys, xs = (tuple(range(side)) for side in latent)
+        return cls(latent, tuple(Window(ys, xs, row % images) for row in range(rows)))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return len(self.windows[0].ys), len(self.windows[0].xs)
 
 
 @dataclass(frozen=True)
 class Presence:
-    """A subject in one model call; ``positions`` (rows, P) int64, -1 for an empty slot."""
+    """A subject in one model call, whose context has ``length`` rows.
+
+    ``slots`` are, for each row of the batch, (row of the context, length that it counts in).
+    """
 
     subject: Subject
     identity: int
-    positions: Tensor
+    slots: tuple[tuple[tuple[int, int], ...], ...]
+    length: int
+    _made: dict[int, Tensor] = field(default_factory=dict, repr=False)
+
+    def positions(self, tokens: int | None = None) -> Tensor:
+        """(rows of the batch, P) int64 among the ``tokens`` keys of a site, -1 for an empty slot.
+
+        The host repeats a shorter context up to the length of a longer one; the subject's token
+        is then in every copy. Packs in the manner of NegPiP make a context with several rows for
+        each token, and take them apart again before the site.
+        """
+        tokens = self.length if tokens is None else tokens
+        if tokens not in self._made:
+            several = self.length // tokens if self.length % tokens == 0 else 1
+            several = max(several, 1)
+            self._made[tokens] = _padded(
+                [
+                    [
+                        place
+                        for row, basis in slots
+                        for place in range(row, self.length // several, basis // several)
+                    ]
+                    for slots in self.slots
+                ]
+            )
+        return self._made[tokens]
 
 
 class Run:
@@ -49,10 +95,11 @@ class Run:
         self.subjects = subjects
         self.visited: set[str] = set()
         self.acted = False
+        self.told_of_rows = False
         self._device = device
         self._dtype = dtype
         self._made: dict[int, KeysValues] = {}
-        self._masks: dict[tuple[Any, ...], Tensor] = {}
+        self._masks: dict[tuple[Any, ...], tuple[Tensor, Tensor] | tuple[None, None]] = {}
 
     def prepare(self, named: Collection[int]) -> None:
         """Projects the subjects that are named, once the host has loaded their encoders."""
@@ -72,13 +119,28 @@ class Run:
         return self._made[key]
 
     def mask(self, key: int, place: Place, size: tuple[int, int]) -> Tensor | None:
-        """The subject's mask on a feature map of ``size``: (1 or rows, N)."""
+        """The subject's mask on a feature map of ``size``: (1 or rows, N); None if it is 1 there
+        throughout."""
+        return self._mask(key, place, size)[0]
+
+    def queries(self, key: int, place: Place, size: tuple[int, int]) -> Tensor | None:
+        """The queries that the subject's mask lets through in some row: (M,) int64."""
+        return self._mask(key, place, size)[1]
+
+    def _mask(
+        self, key: int, place: Place, size: tuple[int, int]
+    ) -> tuple[Tensor, Tensor] | tuple[None, None]:
         mask = self.subjects[key].mask
         if mask is None:
-            return None
+            return None, None
         name = (key, place, size)
         if name not in self._masks:
-            self._masks[name] = _mask_at(mask, place, size).to(self._device)
+            found = mask_at(mask, place, size)
+            if bool((found == 1).all()):
+                self._masks[name] = None, None
+            else:
+                queries = (found != 0).any(0).nonzero().flatten()
+                self._masks[name] = found.to(self._device), queries.to(self._device)
         return self._masks[name]
 
     def warn_of_missing_sites(self, sites: Collection[str]) -> None:
@@ -103,28 +165,44 @@ class RunPlan(NestedPlan):
     """The plan of one model call, from what the run made."""
 
     def __init__(self, run: Run, presences: Sequence[Presence], place: Place):
-        super().__init__(len(place.corners), {})
+        super().__init__(len(place.windows), {})
         self._run = run
         self._presences = presences
         self._place = place
+        self._slots: dict[tuple[object, ...], Slots] = {}
 
-    def at(self, site_name: str, size: tuple[int, int] | None = None) -> Sequence[SiteSubject]:
+    def at(
+        self, site_name: str, size: tuple[int, int] | None = None, tokens: int | None = None
+    ) -> Sequence[SiteSubject]:
         self._run.visited.add(site_name)
-        return [self._subject(presence, site_name, size) for presence in self._presences]
+        found = (self._subject(p, site_name, size, tokens) for p in self._presences)
+        return SiteSubjects.sharing(self._slots, found)
+
+    def left_out(self, site_name: str, rows: int) -> None:
+        self._run.visited.add(site_name)
+        self.told_of_rows = self._run.told_of_rows
+        super().left_out(site_name, rows)
+        self._run.told_of_rows = True
 
     def _subject(
-        self, presence: Presence, site_name: str, size: tuple[int, int] | None
+        self,
+        presence: Presence,
+        site_name: str,
+        size: tuple[int, int] | None,
+        tokens: int | None,
     ) -> SiteSubject:
         subject = presence.subject
         key, value = self._run.keys_values(presence.identity)[site_name]
+        where = presence.identity, self._place, size or self._place.size
         return SiteSubject(
             key=key,
             value=value,
-            positions=presence.positions,
+            positions=presence.positions(tokens),
             strength=subject.strength,
             norm=subject.norm,
             token_weight=subject.token_weight,
-            mask=self._run.mask(presence.identity, self._place, size or self._place.size),
+            mask=self._run.mask(*where),
+            queries=self._run.queries(*where),
         )
 
 
@@ -146,19 +224,16 @@ def warn_of_unnamed(subjects: Mapping[int, Subject], named: Collection[int]) -> 
 
 
 def presences(subjects: Mapping[int, Subject], slots: Tensor, length: int) -> list[Presence]:
-    """The subjects of a model call, from payloads (rows, slots, 3) and a context of ``length``.
-
-    The host repeats a shorter context up to the length of a longer one; the subject's token is
-    then in every copy.
-    """
-    rows: dict[int, list[list[int]]] = {}
+    """The subjects of a model call, from payloads (rows, slots, 3) and a context of ``length``."""
+    found: dict[int, list[list[tuple[int, int]]]] = {}
     for number, filled in enumerate(slots.tolist()):
         for identity, row, basis in filled:
             if identity in subjects and 0 <= row < basis:
-                found = rows.setdefault(identity, [[] for _ in range(len(slots))])
-                found[number].extend(range(row, length, basis))
+                rows = found.setdefault(identity, [[] for _ in range(len(slots))])
+                rows[number].append((row, basis))
     return [
-        Presence(subjects[identity], identity, _padded(found)) for identity, found in rows.items()
+        Presence(subjects[identity], identity, tuple(map(tuple, rows)), length)
+        for identity, rows in found.items()
     ]
 
 
@@ -185,21 +260,17 @@ def _padded(rows: Sequence[Sequence[int]]) -> Tensor:
     return torch.tensor([[*row, *[-1] * (width - len(row))] for row in rows], dtype=torch.long)
 
 
-def _mask_at(mask: Tensor, place: Place, size: tuple[int, int]) -> Tensor:
-    frames = mask.reshape(-1, 1, *mask.shape[-2:]).to("cpu", torch.float32)
-    whole = F.interpolate(frames, size=place.latent, mode="area")
-    if len(frames) == 1 and len(set(place.corners)) == 1:
-        return _cut(whole, place.corners[0], place, size)
-    return torch.cat(
-        [
-            _cut(whole[(row % place.batch) % len(frames)][None], corner, place, size)
-            for row, corner in enumerate(place.corners)
-        ]
-    )
+def mask_at(mask: Tensor, place: Place, size: tuple[int, int]) -> Tensor:
+    """A mask (H, W) or (frames, H, W) on the feature map of a model call: (1 or rows, N), CPU.
 
-
-def _cut(whole: Tensor, corner: tuple[int, int], place: Place, size: tuple[int, int]) -> Tensor:
-    top, left = corner
-    height, width = place.size
-    part = whole[..., top : top + height, left : left + width]
-    return F.interpolate(part, size=size, mode="area").flatten(1)
+    Frames go by the images of the batch; with fewer frames than images they are used in turn.
+    """
+    frames = mask.cpu().reshape(-1, *mask.shape[-2:])
+    # One by one, for memory: a film's masks at full size may be large.
+    whole = torch.stack([on_latent(frame, place.latent) for frame in frames])
+    seen = [(w.image % len(whole), w.ys, w.xs) for w in place.windows]
+    made = {
+        key: on_site(whole[key[0]][list(key[1])][:, list(key[2])], size).flatten().float()
+        for key in dict.fromkeys(seen)
+    }
+    return torch.stack(list(made.values()) if len(made) == 1 else [made[key] for key in seen])

@@ -369,3 +369,28 @@ def test_projections_start_from_the_base() -> None:
 def test_an_unknown_method_is_a_sentence() -> None:
     with pytest.raises(NestedAttentionError, match='no method "many"; choose one of nested, '):
         build("many", plan())
+
+
+@pytest.mark.parametrize("columns", [(0.0, 0.5), (0.5, 1.0), (1 / 3, 2 / 3)])
+def test_a_placed_subject_acts_in_its_columns_only(columns) -> None:
+    torch.manual_seed(0)
+    query, base = torch.randn(2, 1, 36, 8)
+    key, value = torch.randn(2, 1, 5, 8)
+    present = torch.ones(1, dtype=torch.bool)
+    item = ImageTokens(key, value, present, 1.0)
+    placed = ImageTokens(key, value, present, 1.0, columns)
+    everywhere = add_image_attention(base, query, key, value, [item], 2) - base
+    there = (add_image_attention(base, query, key, value, [placed], 2) - base).view(6, 6, 8)
+    first, last = (round(edge * 6) for edge in columns)
+    inside = torch.zeros(6, dtype=torch.bool)
+    inside[first:last] = True
+    torch.testing.assert_close(there[:, inside], everywhere.view(6, 6, 8)[:, inside])
+    assert not there[:, ~inside].any()
+
+
+def test_a_column_that_is_cut_through_counts_by_its_share() -> None:
+    query, key, value = torch.zeros(1, 4, 2), torch.zeros(1, 1, 2), torch.ones(1, 1, 2)
+    present = torch.ones(1, dtype=torch.bool)
+    item = ImageTokens(key, value, present, 1.0, (0.25, 1.0))
+    out = add_image_attention(torch.zeros(1, 4, 2), query, key, value, [item], 1)
+    assert out[0, :, 0].tolist() == [0.5, 1.0, 0.5, 1.0]

@@ -159,6 +159,12 @@ def test_the_file_is_plain_safetensors_with_json_metadata(path) -> None:
     assert (data["command"], data["seed"]) == ("none", 3)
 
 
+def test_a_backbone_that_is_known_by_its_shape(tmp_path) -> None:
+    by_shape = replace(INFO, backbone=Backbone("CLIP ViT-H", "", 224, feature_dim=5))
+    save_encoder(tmp_path / "x", make_encoder(), by_shape)
+    assert read_info(tmp_path / "x") == by_shape
+
+
 def test_saving_over_a_file_replaces_it_and_leaves_nothing_else(path) -> None:
     save_encoder(path, make_encoder(), replace(INFO, steps=8))
     assert read_info(path).steps == 8
@@ -455,6 +461,10 @@ def test_a_newer_format(path) -> None:
             'reads the layer "other"',
         ),
         ({"backbone": {"kind": "x", "fingerprint": "y", "image_size": 0}}, "image size is 0"),
+        (
+            {"backbone": {"kind": "x", "fingerprint": "", "image_size": 8, "feature_dim": -1}},
+            "width of the encoder's image features is -1",
+        ),
         ({"norm": {"mode": "loud"}}, 'Norm control "loud" is unknown'),
         ({"norm": [1]}, "description cannot be read"),
         ({"token_weight": 0}, "token weight is 0; it must be a finite number above 0"),

@@ -250,7 +250,7 @@ def worlds(host: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Callab
         if family not in built:
             # Training needs ordinary tensors.
             with torch.inference_mode(False), torch.no_grad():
-                built[family] = _build(family, folder)
+                built[family] = build(family, FAMILIES[family], folder)
         return built[family]
 
     return world
@@ -285,12 +285,13 @@ def differs(left: torch.Tensor, right: torch.Tensor) -> bool:
     return bool((left - right).abs().max() > 1e-3 * left.std())
 
 
-def _build(family: str, folder: Path) -> World:
-    config = FAMILIES[family](dict(FAMILIES[family].unet_config))
+def build(family: str, kind: Any, folder: Path) -> World:
+    """The world of a base family, with a diffusion model of a host's model class `kind`."""
+    config = kind(dict(kind.unet_config))
     config.set_inference_dtype(torch.float32, None)
     base = config.get_model({}, "", device="cpu")
     randomise(base.diffusion_model, 1)
-    clip = comfy.sd.CLIP(FAMILIES[family].text)
+    clip = comfy.sd.CLIP(kind.text)
     randomise(clip.cond_stage_model, 2)
     vision = tiny_vision(folder, 3)
     path = folder / f"{family}.safetensors"

@@ -95,34 +95,6 @@ def test_the_models_upstream_are_untouched_after_ten_runs(world: World) -> None:
     assert not world.model.object_patches and not world.clip.patcher.object_patches
 
 
-def test_a_mask_of_ones_is_no_mask(sd15: World) -> None:
-    close = applied(sd15, mask=torch.ones(1, 40, 24)) - applied(sd15)
-    assert close.abs().max() < 1e-4 * plain(sd15).std()
-
-
-def test_a_mask_lies_on_each_site_as_on_the_image(sd15: World) -> None:
-    run = pack("nodes.host.run")
-    left = torch.zeros(1, 64, 64)
-    left[:, :, :32] = 1
-    held = run.Run({7: sd15.subject(mask=left)}, torch.device("cpu"), torch.float32)
-
-    def columns(corners: tuple[tuple[int, int], ...], size: tuple[int, int]) -> list[list[float]]:
-        place = run.Place((16, 16), corners, size, 1)
-        return held.mask(7, place, (4, 4)).reshape(-1, 4, 4).mean(1).tolist()
-
-    assert columns(((0, 0), (0, 0)), (16, 16)) == [[1, 1, 0, 0]]
-    # Rows of a call may be areas that lie in different places of the image.
-    assert columns(((0, 0), (0, 8)), (16, 8)) == [[1, 1, 1, 1], [0, 0, 0, 0]]
-    assert columns(((0, 4),), (16, 8)) == [[1, 1, 0, 0]]
-
-
-def test_a_mask_of_several_frames_goes_by_the_images_of_the_batch() -> None:
-    run = pack("nodes.host.run")
-    frames = torch.stack([torch.zeros(8, 8), torch.ones(8, 8)])
-    place = run.Place((8, 8), ((0, 0),) * 4, (8, 8), 2)
-    assert run._mask_at(frames, place, (2, 2)).mean(1).tolist() == [0, 1, 0, 1]
-
-
 def test_positive_and_negative_run_as_one_batch(world: World) -> None:
     model, clip = world.apply(world.subject())
     model, calls = counted(model)
@@ -217,23 +189,6 @@ def test_the_opposite_of_an_area_holds_no_subject(sd15: World, host: Any) -> Non
     left = host.ConditioningSetArea().append(sd15.encode(PROMPT, clip), 64, 128, 0, 0, 1.0)[0]
     sd15.sample(left + sd15.encode("a beach", clip), sd15.encode("blurry", clip), model, steps=1)
     assert sorted(set(bound)) == [(0, True), (1, False)]
-
-
-def test_a_mask_fits_an_area_that_is_only_a_part_of_the_image(sd15: World, host: Any) -> None:
-    """A mask that is empty inside the area switches the subject off there."""
-    left = torch.zeros(1, 64, 64)
-    left[:, :, :32] = 1
-
-    def picture(**settings: Any) -> torch.Tensor:
-        model, clip = sd15.apply(sd15.subject(), **settings)
-        area = host.ConditioningSetArea()
-        right_half = area.append(sd15.encode(PROMPT, clip), 64, 128, 64, 0, 1.0)[0]
-        positive = right_half + sd15.encode("a beach", clip)
-        return sd15.sample(positive, sd15.encode("blurry", clip), model)
-
-    without = picture(strength=0.0)
-    assert torch.equal(picture(mask=left), without)
-    assert differs(picture(mask=left.flip(-1)), without)
 
 
 def test_conditioning_masks_keep_the_binding(sd15: World, host: Any) -> None:

@@ -135,7 +135,7 @@ def test_plots_and_page_come_out_of_the_report(full, tmp_path, monkeypatch):
 def test_the_shipped_page_has_a_place_for_every_report():
     pages: Any = importlib.import_module("evaluate.pages")
     text = pages.PAGE.read_text(encoding="utf-8")
-    for name in ("base", "domains", "full domains", "methods", "frontier", "attention"):
+    for name in ("base", "domains", "full domains", "methods", "frontier", "attention", "multi"):
         assert pages.filled(text, name, ["new"]) != text
 
 
@@ -169,3 +169,20 @@ def test_attention_is_recorded_at_every_site(tmp_path):
     assert all(0 < row["outer_share"] < 1 for row in sites.values())
     for name in ("attention-kitten.jpg", "attention-kitten-tokens.jpg"):
         assert (tmp_path / name).stat().st_size > 10_000
+
+
+def test_several_subjects_are_read_each_in_its_part(baseline, tmp_path):
+    path = tmp_path / "multi.json"
+    small = "--multi", "--pictures", "9", "--gallery", "3", "--steps", "1"
+    evaluate(*small, "--trained", baseline, "--json", path, "--out", tmp_path)
+    report = read(path)
+    agreed = {"identity_relative", "leakage", "count_right", "prompt_relative"}
+    for name in ("pairs", "triples"):
+        assert agreed <= set(report[name])
+        assert report["methods"]["nested"][name] == report[name]
+        assert report["methods"]["base"][name]["prompt_relative"] == 1
+        assert (tmp_path / f"multi-{name}.jpg").stat().st_size > 10_000
+    assert sum(row["pictures"] for row in report["pairs"]["kinds"].values()) == 9
+    # The baseline knows kittens only, so that it can be asked for two of them only.
+    assert set(report["methods"]["decoupled, masked"]["pairs"]["kinds"]) == {"kitten + kitten"}
+    assert "triples" not in report["methods"]["decoupled, masked"]

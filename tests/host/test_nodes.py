@@ -18,6 +18,8 @@ NODES = (
     "NestedAttentionPrompt",
     "NestedAttentionLoadMiniature",
     "NestedAttentionTrainEncoder",
+    "NestedAttentionSaveSubject",
+    "NestedAttentionLoadSubject",
 )
 
 

@@ -17,6 +17,8 @@ NODES = {
     "NestedAttentionApply",
     "NestedAttentionPrompt",
     "NestedAttentionTrainEncoder",
+    "NestedAttentionSaveSubject",
+    "NestedAttentionLoadSubject",
 }
 FOLDERS_WITH_LISTS = ("checkpoints", "clip_vision", "vae", "loras", "diffusion_models")
 

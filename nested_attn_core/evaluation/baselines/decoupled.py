@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -15,12 +17,14 @@ from ...training.methods import Attend, Injection, Method
 
 @dataclass(frozen=True)
 class ImageTokens:
-    """One subject at one site: keys and values (B, n, heads * d), present (B,) bool, its scale."""
+    """One subject at one site: keys and values (B, n, heads * d), present (B,) bool, its scale, and
+    the columns of a square feature map, as shares of its width, outside which it is masked."""
 
     key: Tensor
     value: Tensor
     present: Tensor
     scale: float
+    columns: tuple[float, float] = (0.0, 1.0)
 
 
 def add_image_attention(
@@ -44,8 +48,18 @@ def add_image_attention(
         )
         seen = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
         scale = item.present.to(seen)[:, None, None] * item.scale
+        if item.columns != (0.0, 1.0):
+            scale = scale * _mask(item.columns, query)
         out = out + (scale * seen).to(base.dtype)
     return out
+
+
+def _mask(columns: tuple[float, float], query: Tensor) -> Tensor:
+    """(1, N, 1) for the N queries of a square feature map: how much of each lies within."""
+    side = math.isqrt(query.shape[1])
+    edges = torch.arange(side + 1, device=query.device, dtype=query.dtype) / side
+    inside = edges.clamp(*columns)
+    return ((inside[1:] - inside[:-1]) * side).repeat(side)[None, :, None]
 
 
 class Decoupled(Method):
@@ -75,3 +89,24 @@ class Decoupled(Method):
                 for site, (key, value) in projected.items()
             },
         )
+
+
+class Placed(Method):
+    """A decoupled subject that acts in some columns of the picture only, as peers' masks do it."""
+
+    attend: ClassVar[Attend] = staticmethod(add_image_attention)
+
+    def __init__(self, inner: Decoupled, columns: tuple[float, float]) -> None:
+        super().__init__()
+        self.inner = inner
+        self.columns = columns
+
+    def forward(
+        self, features: Tensor, context: Tensor, positions: Tensor, strength: float = 1.0
+    ) -> Injection:
+        found = self.inner(features, context, positions, strength)
+        placed = {
+            site: [replace(item, columns=self.columns) for item in items]
+            for site, items in found.sites.items()
+        }
+        return Injection(found.context, placed)

@@ -63,10 +63,15 @@ class Batches:
         flipped = torch.rand(tokens.shape, generator=generator) < UNKNOWN_SHARE
         tokens[flipped & (tokens > 2)] = 0
         tokens[torch.rand(self.size, generator=generator) < DROP_SHARE] = self.empty
+        # Drawn on the CPU, so that a step draws the same on every device.
         noise = torch.randn(latents.shape, generator=generator)
         sigma = torch.randn(self.size, generator=generator).sigmoid()
+        weights = self.weights[index].float()
+        device = next(base.parameters()).device
+        latents, tokens, noise, sigma, weights = (
+            part.to(device) for part in (latents, tokens, noise, sigma, weights)
+        )
         mix = sigma.view(-1, 1, 1, 1)
         noised = ((1 - mix) * latents + mix * noise).contiguous(memory_format=torch.channels_last)
         error = (base(noised, sigma, tokens) - (noise - latents)).square().mean(1)
-        weights = self.weights[index].float()
         return (error * weights).sum() / weights.sum()

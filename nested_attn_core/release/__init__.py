@@ -1,0 +1,1 @@
+"""Encoders in the layout of their authors' training code, recognised by structure."""
