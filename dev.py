@@ -392,6 +392,11 @@ def evaluate(host: Host, rest: Sequence[str]) -> int:
     return run(host, [str(ROOT / "commands" / "eval.py"), *rest])
 
 
+def fullsize(host: Host, rest: Sequence[str]) -> int:
+    need(host, ["torch"])
+    return run(host, [str(ROOT / "commands" / "fullsize.py"), *rest])
+
+
 def lint(host: Host, rest: Sequence[str]) -> int:
     need(host, ["ruff", "pyright"])
     failed = 0
@@ -414,6 +419,7 @@ COMMANDS: dict[str, tuple[Callable[[Host, Sequence[str]], int], str]] = {
         "train an encoder from a settings file, or the miniature: see --help",
     ),
     "eval": (evaluate, "measure identity and prompt alignment"),
+    "fullsize": (fullsize, "sample an SDXL or SD1.5 of full size with a subject: see --help"),
     "lint": (lint, "ruff and pyright, as in CI"),
     "setup": (setup, "only the set-up that every other command does by itself"),
 }

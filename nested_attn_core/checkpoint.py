@@ -26,7 +26,7 @@ from .file_kinds import NEEDED, Header, read_header, recognise
 
 FORMAT_VERSION = 1
 METADATA_KEY = "nested_attention"
-BASE_FAMILIES = ("sd15", "sdxl", "miniature")
+BASE_FAMILIES = ("sd15", "sd2", "sdxl", "miniature")
 _FLOATING = ("F16", "BF16", "F32", "F64")
 
 
@@ -61,7 +61,7 @@ class Backbone:
 class EncoderInfo:
     """What an encoder's file says about the encoder.
 
-    base_family  "sd15", "sdxl" or "miniature"
+    base_family  one of BASE_FAMILIES
     domain       what it was trained on; class_word what the text encoders read for a subject
     norm         length of v* that it was trained with
     token_weight what multiplied the odds of the subject's token while it was trained
