@@ -404,6 +404,11 @@ def bench(host: Host, rest: Sequence[str]) -> int:
     return run(host, [str(ROOT / "benchmarks" / "bench.py"), *rest], OMP_NUM_THREADS="1")
 
 
+def fullsize(host: Host, rest: Sequence[str]) -> int:
+    need(host, ["torch"])
+    return run(host, [str(ROOT / "commands" / "fullsize.py"), *rest])
+
+
 def lint(host: Host, rest: Sequence[str]) -> int:
     need(host, ["ruff", "pyright"])
     failed = 0
@@ -428,6 +433,7 @@ COMMANDS: dict[str, tuple[Callable[[Host, Sequence[str]], int], str]] = {
     "eval": (evaluate, "measure identity and prompt alignment"),
     "compatibility": (compatibility, "write docs/compatibility.md out of its tests"),
     "bench": (bench, "time and memory that subjects cost: [--quick] [--json F]"),
+    "fullsize": (fullsize, "sample an SDXL or SD1.5 of full size with a subject: see --help"),
     "lint": (lint, "ruff and pyright, as in CI"),
     "setup": (setup, "only the set-up that every other command does by itself"),
 }

@@ -17,9 +17,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "commands")]
 
-from training_flops import BASES, FEATURES, UNET  # noqa: E402
+from training_flops import FEATURES  # noqa: E402
 
 import pack  # noqa: E402
+from full_size_models import BASES, UNET, fill  # noqa: E402
 
 DTYPES = ("bf16", "fp16", "fp32")
 
@@ -42,8 +43,6 @@ def parser() -> argparse.ArgumentParser:
 
 def base_model(family: str, precision: str) -> Any:
     """The host's MODEL of full size, with weights that keep signals alive."""
-    import torch
-
     supported = importlib.import_module("comfy.supported_models")
     management = importlib.import_module("comfy.model_management")
     patchers = importlib.import_module("comfy.model_patcher")
@@ -52,31 +51,12 @@ def base_model(family: str, precision: str) -> Any:
     config = {"sd15": supported.SD15, "sdxl": supported.SDXL}[family](sizes)
     config.set_inference_dtype(dtype, None)
     model = config.get_model({}, "", device="cpu")
-    generator = torch.Generator().manual_seed(0)
-    block = torch.randn(1 << 20, generator=generator).to(dtype)
-    for part in model.diffusion_model.modules():
-        norm = isinstance(part, (torch.nn.GroupNorm, torch.nn.LayerNorm))
-        for name, weight in part.named_parameters(recurse=False):
-            _fill(weight.data, norm and name == "weight", block)
+    fill(model.diffusion_model)
     return patchers.ModelPatcher(
         model,
         load_device=management.get_torch_device(),
         offload_device=management.unet_offload_device(),
     )
-
-
-def _fill(weight: Any, norm: bool, block: Any) -> None:
-    """Gains are 1, biases 0, matrices random with the variance of their width (repeated)."""
-    import torch
-
-    if weight.ndim < 2:
-        weight.fill_(1.0 if norm else 0.0)
-        return
-    scale = (weight[0].numel()) ** -0.5
-    flat = weight.view(-1)
-    for first in range(0, len(flat), len(block)):
-        part = flat[first : first + len(block)]
-        torch.mul(block[: len(part)], scale, out=part)
 
 
 class RandomExamples:

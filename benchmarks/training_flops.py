@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "commands")]
 
 import pack  # noqa: E402
+from full_size_models import BASES, UNET  # noqa: E402
 
 # Image features of the usual ViT-H: 257 tokens of width 1280.
 FEATURES = (257, 1280)
@@ -44,42 +45,6 @@ VAE = {
     "num_res_blocks": 2,
     "attn_resolutions": [],
     "dropout": 0.0,
-}
-UNET = {
-    "use_checkpoint": False,
-    "image_size": 32,
-    "out_channels": 4,
-    "use_spatial_transformer": True,
-    "legacy": False,
-    "in_channels": 4,
-    "model_channels": 320,
-    "use_temporal_attention": False,
-    "use_temporal_resblock": False,
-}
-BASES = {
-    "sd15": {
-        "adm_in_channels": None,
-        "num_res_blocks": [2, 2, 2, 2],
-        "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
-        "channel_mult": [1, 2, 4, 4],
-        "transformer_depth_middle": 1,
-        "use_linear_in_transformer": False,
-        "context_dim": 768,
-        "num_heads": 8,
-        "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
-    },
-    "sdxl": {
-        "num_classes": "sequential",
-        "adm_in_channels": 2816,
-        "num_res_blocks": [2, 2, 2],
-        "transformer_depth": [0, 0, 2, 2, 10, 10],
-        "channel_mult": [1, 2, 4],
-        "transformer_depth_middle": 10,
-        "use_linear_in_transformer": True,
-        "context_dim": 2048,
-        "num_head_channels": 64,
-        "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10],
-    },
 }
 EDGES = {"sd15": 512, "sdxl": 1024}
 

@@ -31,7 +31,7 @@ from .release.reading import Reading, Source, cut, read_structure
 FORMAT_VERSION = 2
 _PLACEHOLDER = "placeholder."
 METADATA_KEY = "nested_attention"
-BASE_FAMILIES = ("sd15", "sdxl", "miniature")
+BASE_FAMILIES = ("sd15", "sd2", "sdxl", "miniature")
 # Image models by the width of their features; both of the paper's candidates and ViT-L see 224 px.
 _IMAGE_MODELS = {1280: "CLIP ViT-H/14", 1664: "CLIP ViT-bigG/14", 1024: "CLIP ViT-L/14"}
 _IMAGE_SIZE = 224
@@ -82,7 +82,7 @@ class Backbone:
 class EncoderInfo:
     """What an encoder's file says about the encoder.
 
-    base_family  "sd15", "sdxl" or "miniature"
+    base_family  one of BASE_FAMILIES
     domain       what it was trained on; class_word what the text encoders read for a subject
     norm         length of v* that it was trained with
     token_weight what multiplied the odds of the subject's token while it was trained

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..nested_attn_core.placeholders import clean_name
 from ..nested_attn_core.subject import Subject, Subjects
 from .host.memory import LoadedEncoder
-from .host.vision import image_features
+from .host.vision import CROP, PAD, image_features, seen
 from .sockets import NestedEncoder, NestedSubject, schema
 
 
@@ -24,7 +24,8 @@ class EncodeSubject(io.ComfyNode):
             display_name="Encode Subject",
             description=(
                 "Turns one or more images of a subject into something that a prompt can call by "
-                "name. Several images of the same subject (a batch) are used together."
+                "name. Several images of the same subject (a batch) are used together. The node "
+                "shows what the image model saw."
             ),
             search_aliases=["nested attention", "reference image", "personalization", "face"],
             inputs=[
@@ -54,6 +55,14 @@ class EncodeSubject(io.ComfyNode):
                     tooltip="More images of the same subject, from another Encode Subject with the "
                     "same encoder: for images of other sizes, or with crop masks of their own.",
                 ),
+                io.Combo.Input(
+                    "framing",
+                    options=[PAD, CROP],
+                    default=PAD,
+                    optional=True,
+                    tooltip="What happens to an image that is not square: pad adds a grey border, "
+                    "so that nothing of the subject is lost; crop keeps the middle.",
+                ),
             ],
             outputs=[
                 NestedSubject.Output(
@@ -73,13 +82,15 @@ class EncodeSubject(io.ComfyNode):
         name: str,
         crop_mask: Tensor | None = None,
         join: Subject | Subjects | None = None,
+        framing: str = PAD,
     ) -> io.NodeOutput:
         name = clean_name(name)
-        features = image_features(clip_vision, encoder, image, crop_mask)
+        features = image_features(clip_vision, encoder, image, crop_mask, framing)
+        shown = seen(clip_vision, image, crop_mask, framing)
         subject = encoder.subject(name, features)
         for other in () if join is None else Subjects.of(join):
             subject = subject.joined(other)
-        return io.NodeOutput(subject)
+        return io.NodeOutput(subject, ui=ui.PreviewImage(shown))
 
 
 class CombineSubjects(io.ComfyNode):

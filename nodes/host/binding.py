@@ -16,6 +16,7 @@ from ...nested_attn_core.errors import NestedAttentionError
 from ...nested_attn_core.projections import Site
 from ...nested_attn_core.subject import Subject, Subjects
 from .carrier import LATENT, REGION, SLOTS, fill, settled, slots_of
+from .families import base_family, refuse_refiner
 from .patch import PLAN, WATCH, NestedPatch
 from .run import (
     RUN,
@@ -127,14 +128,15 @@ class Binding:
 def bind_model(model: Any, subjects: Subjects) -> Any:
     """A clone of the host's MODEL that knows ``subjects``, beside those it knew.
 
-    Raises NestedAttentionError where an encoder was made for another model, or where two subjects
-    have one name.
+    Raises NestedAttentionError where an encoder was made for another model, where no subject can
+    act in the model, or where two subjects have one name.
     """
+    refuse_refiner(model)
     bound = model.clone()
     diffusion_model = bound.get_model_object("diffusion_model")
     sites = discover_sites(diffusion_model)
     for subject in subjects:
-        _check_fits(subject, sites)
+        _check_fits(subject, sites, base_family(model))
     before = bound.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY)
     if before:
         subjects = Subjects.of(before[0].__self__.subjects, subjects)
@@ -194,18 +196,18 @@ def _place(
     )
 
 
-def _check_fits(subject: Subject, sites: tuple[Site, ...]) -> None:
+def _check_fits(subject: Subject, sites: tuple[Site, ...], family: str) -> None:
     info = subject.encoder.info
     needed = {site.name: site.width for site in info.config.sites}
     found = {site.name: site.width for site in sites}
-    if needed != found:
+    if needed != found or info.base_family != family:
         raise NestedAttentionError(
             f"The encoder {subject.encoder.label} of <{subject.name}> was made for another base "
-            f"model ({info.base_family}, {_described(needed)}) than this one "
-            f"({_described(found)}); load an encoder of this model's family."
+            f"model ({_described(info.base_family, needed)}) than this one "
+            f"({_described(family, found)}); load an encoder of this model's family."
         )
 
 
-def _described(sites: Mapping[str, int]) -> str:
+def _described(family: str, sites: Mapping[str, int]) -> str:
     widths = "/".join(str(width) for width in sorted(set(sites.values())))
-    return f"{len(sites)} cross-attention sites of width {widths}"
+    return f"{family}, {len(sites)} cross-attention sites of width {widths}"

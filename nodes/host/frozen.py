@@ -20,11 +20,11 @@ from ...nested_attn_core.fingerprint import content_fingerprint, weights_fingerp
 from ...nested_attn_core.subject import Subject, Subjects
 from ...nested_attn_core.training.batches import Text
 from .carrier import SLOTS
+from .families import MINIATURE, base_family
 from .mentions import subject_token
-from .miniature import is_miniature, load_miniature
+from .miniature import load_miniature
 from .text import bind_clip
 
-MINIATURE = "miniature"
 PLACEHOLDER = "subject"
 
 
@@ -83,7 +83,7 @@ class FrozenModels:
     @property
     def native_size(self) -> int:
         """Edge in pixels of the pictures that the base was made for."""
-        return {MINIATURE: 128, "sd15": 512, "sdxl": 1024}[self.family]
+        return {MINIATURE: 128, "sd15": 512, "sd2": 768, "sdxl": 1024}[self.family]
 
     @cached_property
     def _bound(self) -> Any:
@@ -201,14 +201,6 @@ def load_frozen(
         path = _find("clip_vision", clip_vision)
         vision, name = _load_vision(path), f"the CLIP Vision model {path.name}"
     return FrozenModels(model, clip, vae, vision, class_word, base_family(model), name, code)
-
-
-def base_family(model: Any) -> str:
-    """ "miniature", "sd15" or "sdxl": what the pack calls the family of a host model."""
-    if is_miniature(model):
-        return MINIATURE
-    width = model.model.model_config.unet_config.get("context_dim")
-    return "sdxl" if model.model.adm_channels or (width or 0) >= 2048 else "sd15"
 
 
 def _load_checkpoint(name: str, dtype: torch.dtype | None) -> tuple[Any, Any, Any]:

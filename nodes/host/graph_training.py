@@ -25,9 +25,10 @@ from ...nested_attn_core.training.step import TrainingStep
 from ...nested_attn_core.training.trainer import Listeners, Progress, RunSettings, Trainer
 from ...nested_attn_core.training.workers import Workers
 from .checkpointing import checkpoint_blocks, release_blocks
+from .families import base_family
 from .files import FOLDER
 from .fresh import encoder_sizes, fresh_encoder
-from .frozen import FrozenModels, base_family
+from .frozen import FrozenModels
 from .memory import LoadedEncoder
 from .sheets import encoder_in_host
 from .sites import site_projections

@@ -13,6 +13,23 @@ from ...nested_attn_core.errors import NestedAttentionError
 from ...nested_attn_core.layers import layer_groups
 from ...nested_attn_core.projections import Site
 
+# The host's models in whose attention text and image are one sequence.
+_JOINT_ATTENTION = tuple(
+    f"comfy.ldm.{name}"
+    for name in (
+        "flux",
+        "chroma",
+        "modules.diffusionmodules.mmdit",
+        "aura",
+        "lumina",
+        "qwen_image",
+        "hidream",
+        "omnigen",
+        "hunyuan_video",
+        "genmo",
+    )
+)
+
 
 def discover_sites(diffusion_model: nn.Module) -> tuple[Site, ...]:
     """Every cross-attention site of ``diffusion_model``, in the order in which it runs.
@@ -25,10 +42,7 @@ def discover_sites(diffusion_model: nn.Module) -> tuple[Site, ...]:
         for block, number, index, attention, _ in _cross_attentions(diffusion_model)
     )
     if not sites:
-        raise NestedAttentionError(
-            f"This model ({type(diffusion_model).__name__}) has no cross-attention that a patch "
-            "can reach; use a model with a UNet, of the SD1.5, SD2 or SDXL family."
-        )
+        raise NestedAttentionError(_why_none(type(diffusion_model)))
     return sites
 
 
@@ -50,8 +64,22 @@ def site_groups(diffusion_model: nn.Module) -> dict[str, str]:
     )
 
 
+def _why_none(kind: type) -> str:
+    if kind.__module__.startswith(_JOINT_ATTENTION):
+        return (
+            f"This model ({kind.__name__}) has joint attention of text and image in place of text "
+            "cross-attention, for which nested attention is planned but not built yet; use a model "
+            "with a UNet, of the SD1.5, SD2 or SDXL family."
+        )
+    return (
+        f"This model ({kind.__name__}) has no cross-attention that a patch can reach; use a model "
+        "with a UNet, of the SD1.5, SD2 or SDXL family."
+    )
+
+
 def _site(block: str, number: int, index: int, attention: Any) -> Site:
-    return Site(block, number, index, attention.to_k.weight.shape[0])
+    # Not from to_k's weight, which quantised layers keep in another shape.
+    return Site(block, number, index, attention.heads * attention.dim_head)
 
 
 def _cross_attentions(diffusion_model: nn.Module) -> Iterator[tuple[str, int, int, Any, int]]:

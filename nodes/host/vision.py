@@ -1,39 +1,80 @@
-"""Reference images to the features that an encoder reads."""
+"""Reference images to what the image model sees, and to the features that an encoder reads."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import comfy.clip_vision
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ...nested_attn_core.errors import NestedAttentionError
-from ...nested_attn_core.fingerprint import weights_fingerprint
+from .backbones import check_backbone
 from .memory import LoadedEncoder
 
 # Below this a reference holds hardly anything that the image model could see.
 SMALLEST_SIDE = 32
+PAD, CROP = "pad", "crop"
+# The border that the trainer adds, too; an image model reads next to nothing in it.
+GREY = 128 / 255
+
+
+def reference_frames(
+    images: Tensor, mask: Tensor | None = None, framing: str = CROP
+) -> list[Tensor]:
+    """Images (B, H, W, 3 or 4), 0 to 1, as frames (1, h, w, 3), one for each or all in one batch.
+
+    ``mask`` (1 or B, H, W) marks what to crop to. With ``framing`` "pad" frames are square: grey is
+    added at two sides. With "crop" they stay as they are, and the image model sees their middle.
+    Raises NestedAttentionError, in one sentence, for images that cannot be used.
+    """
+    if framing not in (PAD, CROP):
+        raise NestedAttentionError(f'The framing is "{framing}"; choose {PAD} or {CROP}.')
+    _check_images(images)
+    images = images[..., :3]
+    if mask is None:
+        parts = [images]
+    else:
+        marks = _check_mask(mask, images)
+        parts = [_cropped(image, mark)[None] for image, mark in zip(images, marks, strict=True)]
+    return [_squared(part) for part in parts] if framing == PAD else parts
 
 
 def image_features(
-    clip_vision: Any, encoder: LoadedEncoder, images: Tensor, mask: Tensor | None = None
+    clip_vision: Any,
+    encoder: LoadedEncoder,
+    images: Tensor,
+    mask: Tensor | None = None,
+    framing: str = CROP,
 ) -> Tensor:
-    """Images (B, H, W, 3), 0 to 1, to features (B, L, feature_dim).
+    """Images (B, H, W, 3), 0 to 1, to features (B, L, feature_dim); see reference_frames.
 
-    ``mask`` (1 or B, H, W) marks what to crop to. Raises NestedAttentionError, in one sentence,
-    for images that cannot be used and for another image model than the encoder's.
+    Raises NestedAttentionError for another image model than the encoder's, too.
     """
-    _check_images(images)
-    _check_backbone(clip_vision, encoder)
-    if mask is None:
-        return _encoded(clip_vision, images)
-    marks = _check_mask(mask, images)
-    crops = [_cropped(image, mark) for image, mark in zip(images, marks, strict=True)]
-    return torch.cat([_encoded(clip_vision, crop[None]) for crop in crops])
+    frames = reference_frames(images, mask, framing)
+    check_backbone(clip_vision, encoder)
+    return torch.cat([clip_vision.encode_image(part)["last_hidden_state"] for part in frames])
 
 
-def _encoded(clip_vision: Any, images: Tensor) -> Tensor:
-    return clip_vision.encode_image(images)["last_hidden_state"]
+def seen(
+    clip_vision: Any, images: Tensor, mask: Tensor | None = None, framing: str = CROP
+) -> Tensor:
+    """What the image model sees of these images: (B, size, size, 3), 0 to 1, by the host's own
+    preprocessing without its last step, the normalisation."""
+    frames = reference_frames(images, mask, framing)
+    plain: dict[str, Any] = {"mean": [0.0] * 3, "std": [1.0] * 3}
+    size = clip_vision.image_size
+    shown = [comfy.clip_vision.clip_preprocess(part, size=size, **plain) for part in frames]
+    return torch.cat(shown).movedim(1, -1)
+
+
+def _squared(images: Tensor) -> Tensor:
+    height, width = images.shape[1:3]
+    side = max(height, width)
+    top, left = (side - height) // 2, (side - width) // 2
+    borders = (0, 0, left, side - width - left, top, side - height - top)
+    return F.pad(images, borders, value=GREY)
 
 
 def _check_images(images: Any) -> None:
@@ -91,13 +132,3 @@ def _span(first: int, last: int, side: int, length: int) -> tuple[int, int]:
     side = min(side, length)
     start = min(max((first + last - side) // 2, 0), length - side)
     return start, start + side
-
-
-def _check_backbone(clip_vision: Any, encoder: LoadedEncoder) -> None:
-    backbone = encoder.info.backbone
-    found = weights_fingerprint(clip_vision.model.state_dict())
-    if backbone.fingerprint and found != backbone.fingerprint:
-        raise NestedAttentionError(
-            f"The encoder {encoder.label} reads images through {backbone.kind}, and the connected "
-            f"CLIP Vision is another model; connect {backbone.kind}."
-        )

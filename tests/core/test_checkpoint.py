@@ -451,7 +451,7 @@ def test_a_newer_format(path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"base_family": "flux"}, 'base family "flux"; this version knows sd15, sdxl, miniature'),
+        ({"base_family": "flux"}, 'base family "flux"; this version knows sd15, sd2, sdxl'),
         ({"domain": ""}, "domain is ''"),
         ({"class_word": 5}, "class_word is 5"),
         ({"backbone": None}, "description cannot be read"),

@@ -31,6 +31,7 @@ import comfy.sd1_clip  # noqa: E402
 import comfy.sdxl_clip  # noqa: E402
 import comfy.supported_models  # noqa: E402
 import comfy.supported_models_base  # noqa: E402
+import folder_paths  # noqa: E402
 from comfy.patcher_extension import WrappersMP  # noqa: E402
 
 # For a type checker `nodes` is the pack's own package.
@@ -236,8 +237,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(scope="session", autouse=True)
-def host() -> ModuleType:
+def host(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
     """The host's module `nodes`, with this pack loaded as a custom node."""
+    # Previews are files.
+    folder_paths.set_temp_directory(str(tmp_path_factory.mktemp("previews")))
     assert asyncio.run(host_nodes.load_custom_node(PACK)), "the host could not load the pack"
     return host_nodes
 
