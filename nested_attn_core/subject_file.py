@@ -86,6 +86,7 @@ class SavedSubject:
             encoder_fingerprint=self.encoder_fingerprint,
             norm=self.norm,
             token_weight=self.token_weight,
+            placeholder=encoder.placeholder,
         )
 
 

@@ -38,7 +38,7 @@ def write_all(
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--monsters", type=int, default=1000)
     parser.add_argument("--pictures", type=int, default=5, help="of each monster")

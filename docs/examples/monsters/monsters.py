@@ -170,11 +170,12 @@ def draw(who: Monster, seed: str, style: str | None = None, place: str | None = 
         style = named[0] if lots[0] < scenes.STYLED_SHARE else ""
     if place is None:
         place = named[1] if lots[1] < scenes.PLACED_SHARE and not style else ""
-    centres, extents = scenes.PLACES[place]
+    where = place or ""
+    centres, extents = scenes.PLACES[where]
     size = scenes.IMAGE_SIZE
     layer = Image.new("RGBA", (size, size), (0, 0, 0, 0))
     scenes.put(layer, cutout(who, mood), rng.uniform(*centres), rng.uniform(*extents), rng)
     canvas = drawing.draw_scene(scene, size).copy()
     canvas.alpha_composite(layer)
     image = styles.apply_style(style, canvas.convert("RGB"))
-    return Picture(who, image, layer.getchannel("A"), mood, scene, style, place)
+    return Picture(who, image, layer.getchannel("A"), mood, scene, style or "", where)

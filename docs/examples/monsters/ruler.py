@@ -162,7 +162,7 @@ def save(ruler: MonsterRuler, path: Path, held_out: int) -> dict[str, float]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--pictures", type=Path, default=FOLDER / "pictures")
     parser.add_argument("--out", type=Path, default=FILE)
     parser.add_argument("--steps", type=int, default=1500)

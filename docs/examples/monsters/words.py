@@ -19,7 +19,7 @@ WORDS = ("monster", "person", "kitten", "robot")
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("sheet", type=Path)
     parser.add_argument("--words", nargs="+", default=WORDS)
     arguments = parser.parse_args()
@@ -29,7 +29,7 @@ def main() -> int:
     rows = []
     for word in arguments.words:
         captions = [picture.prompt([word]) for picture in pictures]
-        rows.append(Row(word, painter.plain(captions, range(len(captions)))))
+        rows.append(Row(word, list(painter.plain(captions, range(len(captions))))))
     heads = [", ".join((picture.mood, picture.scene)) for picture in pictures]
     print(f"Written: {save(sheet(rows, heads), arguments.sheet)}")
     return 0
