@@ -25,7 +25,9 @@ from nested_attn_core.subject_file import METADATA_KEY, SavedSubject, load_subje
 def encoder(fingerprint: str = "abc" * 8, width: int = 4) -> Any:
     config = SimpleNamespace(token_dim=width)
     info = SimpleNamespace(licence="CC0", config=config)
-    return SimpleNamespace(label="person.safetensors", fingerprint=fingerprint, info=info)
+    return SimpleNamespace(
+        label="person.safetensors", fingerprint=fingerprint, info=info, placeholder={}
+    )
 
 
 def subject(**changes: Any) -> Subject:
