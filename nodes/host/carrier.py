@@ -53,7 +53,7 @@ def slots_of(condition: Mapping[str, Any]) -> list[Slot]:
     """The filled slots of one host condition (the dict of a conditioning entry)."""
     carried = condition.get("model_conds", {}).get(SLOTS)
     if carried is None:
-        return list(getattr(condition.get("cross_attn"), SLOTS, ()))
+        return []
     return [slot for slot in map(tuple, carried.cond[0].tolist()) if slot[0] >= 0]
 
 
@@ -71,8 +71,11 @@ def mark(context: Tensor, slots: Sequence[Slot]) -> None:
 def settled(condition: dict[str, Any]) -> dict[str, Any]:
     """The condition as it will run: none of its slots if its context is all zero, and the
     context's true length, which nodes that join conditionings change."""
-    slots = slots_of(condition)
     context = condition.get("cross_attn")
+    slots = slots_of(condition)
+    if SLOTS not in condition.get("model_conds", {}):
+        # Only now: for areas the host later puts the positive's context into the negative's list.
+        slots = list(getattr(context, SLOTS, ()))
     if not slots or context is None:
         return condition
     length = context.shape[1]

@@ -196,7 +196,7 @@ class Lab:
     def compare(
         self,
         build: Build,
-        plain: Build | torch.Tensor | None = None,
+        plain: torch.Tensor | None = None,
         without: torch.Tensor | None = None,
         rows: set[int] | None = frozenset({0}),  # type: ignore[assignment]
         text: str = PROMPT,
@@ -209,8 +209,9 @@ class Lab:
         numbered `rows` (None: any) and no others. `without` is what the graph gives without the
         other feature, which must have an effect of its own.
         """
-        if not isinstance(plain, torch.Tensor):
-            plain = self.run(plain or build, text=plain_text)
+        if plain is None:
+            plain = self.run(build, text=plain_text)
+        assert plain is not None
         assert torch.isfinite(plain).all()
         assert without is None or differs(plain, without), "the feature itself changes nothing"
         self._rows.clear()
@@ -380,7 +381,7 @@ def vae() -> Any:
         "dropout": 0.0,
     }
     with torch.inference_mode(False), torch.no_grad():
-        made = comfy.sd.VAE(
+        made: Any = comfy.sd.VAE(
             sd={"decoder.conv_in.weight": torch.zeros(32, 4, 3, 3)},
             config={"params": {"ddconfig": sizes, "embed_dim": 4}},
             dtype=torch.float32,

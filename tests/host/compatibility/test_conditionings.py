@@ -282,8 +282,9 @@ def test_an_options_hook(lab: Lab) -> None:
         seen.append(extra["cond_or_uncond"])
         return n * 1.2, context, value
 
+    options: Any = {"patches": {"attn2_patch": [look]}}
     hook = comfy.hooks.TransformerOptionsHook(
-        transformers_dict={"patches": {"attn2_patch": [look]}},
+        transformers_dict=options,
         hook_scope=comfy.hooks.EnumHookScope.HookedOnly,
     )
     group = comfy.hooks.HookGroup()

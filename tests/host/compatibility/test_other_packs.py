@@ -296,7 +296,7 @@ def test_neg_pip(lab: Lab, pictures: dict[Any, Any], order: str, negative: str) 
         return graph.sample(model, graph.text(clip, text), graph.text(clip, negative))
 
     # A negative weight, so that keys and values differ.
-    texts = {"text": f"{PROMPT}, (small:-1.0)", "plain_text": f"{PLAIN}, (small:-1.0)"}
+    texts: Any = {"text": f"{PROMPT}, (small:-1.0)", "plain_text": f"{PLAIN}, (small:-1.0)"}
     acting, pictures[negative, "pip"] = lab.compare(
         graph, pictures.get((negative, "pip")), lab.bare, **texts
     )

@@ -267,14 +267,16 @@ def test_a_compiled_model(lab: Lab) -> None:
     torch.compiler.reset()
     calls: list[int] = []
 
-    def counted(module: Any, inputs: Any) -> Any:
+    def count(module: Any, inputs: Any) -> Any:
         calls.append(1)
         return module.forward
+
+    backend: Any = count
 
     def compiled(model: Any) -> Any:
         clone = model.clone()
         block = "diffusion_model.middle_block.1.transformer_blocks.0"
-        set_torch_compile_wrapper(model=clone, backend=counted, keys=[block])
+        set_torch_compile_wrapper(model=clone, backend=backend, keys=[block])
         return clone
 
     def graph(graph: Graph, apply: Apply, text: str) -> Node:
