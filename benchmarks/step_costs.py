@@ -138,7 +138,7 @@ class RandomEncoder:
     def load(self) -> None:
         """There is nothing to load."""
 
-    def keys_values(self, tokens: Any, device: Any, dtype: Any) -> dict[str, tuple[Any, Any]]:
+    def keys_values(self, tokens: Any, device: Any, dtype: Any) -> dict[str, tuple[Any, ...]]:
         import torch
 
         made = {
