@@ -441,10 +441,10 @@ def test_a_version_that_is_none(path, version) -> None:
 
 
 def test_a_newer_format(path) -> None:
-    rewritten(path, lambda data: {**data, "format_version": 2, "config": "unheard of"})
+    rewritten(path, lambda data: {**data, "format_version": 3, "config": "unheard of"})
     assert refusal(path) == (
-        '"anna.safetensors" is a nested encoder of format 2, and this version of the pack reads '
-        "up to format 1; update the pack."
+        '"anna.safetensors" is a nested encoder of format 3, and this version of the pack reads '
+        "up to format 2; update the pack."
     )
 
 
