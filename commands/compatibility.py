@@ -33,9 +33,10 @@ python3 dev.py compatibility
 image is bit for bit that of the same graph without this pack; with a subject that acts the image
 changes, all its numbers are finite, and the pack's sites change the rows of the prompt that names
 the subject and of no other. A compiled model, half precision and a second Apply are compared with
-tolerance where rounding differs, and terms that other packs add are not told apart by rows. "Before" and "after" say on which side of Apply the other node stands.
-The models of these tests are small, with random weights and the layout of SD1.5; they show that
-nothing is lost or mixed up, not how an image looks.
+tolerance where rounding differs, and terms that other packs add are not told apart by rows.
+"Before" and "after" say on which side of Apply the other node stands. The models of these tests are
+small, with random weights and the layout of SD1.5; they show that nothing is lost or mixed up, not
+how an image looks.
 """
 
 
