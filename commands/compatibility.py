@@ -21,8 +21,9 @@ WORKS = "works"
 HEAD = """\
 # At home in the graph
 
-What stands beside Apply Nested Attention in a graph, and what comes of it. Every line is a test
-that ran the graph in ComfyUI's own executor, and the page is written from those tests:
+What stands beside Apply Nested Attention in a graph, and what comes of it. Every line is a test in
+the real ComfyUI (through its own executor, but for the lines of `test_apply.py`), and the page is
+written from those tests:
 
 ```
 python3 dev.py compatibility
@@ -31,9 +32,11 @@ python3 dev.py compatibility
 *works* means: with subjects that are switched off (strength 0, or not named in any prompt) the
 image is bit for bit that of the same graph without this pack; with a subject that acts the image
 changes, all its numbers are finite, and the pack's sites change the rows of the prompt that names
-the subject and of no other. "Before" and "after" say on which side of Apply the other node stands.
-The models of these tests are small, with random weights and the layout of SD1.5; they show that
-nothing is lost or mixed up, not how an image looks.
+the subject and of no other. A compiled model, half precision and a second Apply are compared with
+tolerance where rounding differs, and terms that other packs add are not told apart by rows.
+"Before" and "after" say on which side of Apply the other node stands. The models of these tests are
+small, with random weights and the layout of SD1.5; they show that nothing is lost or mixed up, not
+how an image looks.
 """
 
 
