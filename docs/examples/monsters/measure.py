@@ -106,7 +106,8 @@ def prepare(class_word: str, seed: int, size: Size, reader: Reader, studio: Any)
         ruler.asked_for(labels),
         torch.tensor([case.picture.style not in styles.COLOURLESS for case in cases]),
         plain[0],
-        *(reader.embed(pictures, DOMAIN) for pictures in plain),
+        reader.embed(plain[0], DOMAIN),
+        reader.embed(plain[1], DOMAIN),
         studio.features(plain[0]),
     )
 
