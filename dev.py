@@ -409,6 +409,10 @@ def fullsize(host: Host, rest: Sequence[str]) -> int:
     return run(host, [str(ROOT / "commands" / "fullsize.py"), *rest])
 
 
+def fetch_weights(host: Host, rest: Sequence[str]) -> int:
+    return run(host, [str(ROOT / "commands" / "fetch_weights.py"), *rest])
+
+
 def lint(host: Host, rest: Sequence[str]) -> int:
     need(host, ["ruff", "pyright"])
     failed = 0
@@ -434,6 +438,7 @@ COMMANDS: dict[str, tuple[Callable[[Host, Sequence[str]], int], str]] = {
     "compatibility": (compatibility, "write docs/compatibility.md out of its tests"),
     "bench": (bench, "time and memory that subjects cost: [--quick] [--json F]"),
     "fullsize": (fullsize, "sample an SDXL or SD1.5 of full size with a subject: see --help"),
+    "fetch-weights": (fetch_weights, "download the authors' encoder, after asking"),
     "lint": (lint, "ruff and pyright, as in CI"),
     "setup": (setup, "only the set-up that every other command does by itself"),
 }
