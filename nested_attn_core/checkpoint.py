@@ -35,6 +35,7 @@ BASE_FAMILIES = ("sd15", "sd2", "sdxl", "miniature")
 # Image models by the width of their features; both of the paper's candidates and ViT-L see 224 px.
 _IMAGE_MODELS = {1280: "CLIP ViT-H/14", 1664: "CLIP ViT-bigG/14", 1024: "CLIP ViT-L/14"}
 _IMAGE_SIZE = 224
+SD2_CONTEXT = 1024
 
 
 @dataclass(frozen=True)
@@ -282,7 +283,7 @@ def _release_info(path: Path, reading: Reading) -> EncoderInfo:
     class_word = told.class_word or "person"
     try:
         return EncoderInfo(
-            base_family=reading.family,
+            base_family=_family(reading),
             config=reading.config,
             backbone=Backbone(kind, "", told.image_size or _IMAGE_SIZE, feature_dim=width),
             domain=told.domain or class_word,
@@ -293,6 +294,12 @@ def _release_info(path: Path, reading: Reading) -> EncoderInfo:
         )
     except NestedAttentionError as error:
         raise NestedAttentionError(f'"{path.name}": {error}') from error
+
+
+def _family(reading: Reading) -> str:
+    """SD2 has the sites of SD1.5, and another width of its text context."""
+    is_sd2 = reading.family == "sd15" and reading.config.token_dim == SD2_CONTEXT
+    return "sd2" if is_sd2 else reading.family
 
 
 def _parse_info(path: Path, header: Header) -> EncoderInfo:

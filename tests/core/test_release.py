@@ -193,6 +193,12 @@ def test_what_was_frozen_is_left_aside(tmp_path) -> None:
     }
 
 
+@pytest.mark.parametrize(("width", "family"), [(768, "sd15"), (1024, "sd2")])
+def test_sd2_is_told_by_the_width_of_its_context(tmp_path, width, family) -> None:
+    path = written(tmp_path, named(release("sd15", output=width)))
+    assert load_encoder(path)[1].base_family == family
+
+
 def test_a_loaded_release_can_be_saved_in_the_pack_s_own_format(tmp_path) -> None:
     encoder, info = load_encoder(written(tmp_path, named(MADE["sd15"])))
     save_encoder(tmp_path / "own.safetensors", encoder, info)
