@@ -47,7 +47,7 @@ class StateFolder:
         except (OSError, RuntimeError) as error:
             path.with_suffix(".pt.part").unlink(missing_ok=True)
             raise TrainingStopped(
-                f"The state of step {step} cannot be written to {self.folder} ({_reason(error)}); "
+                f"The state of step {step} cannot be written to {self.folder} ({reason(error)}); "
                 f"{self.kept()} Free some space there and run the same command again to go on."
             ) from error
         for _, old in self.saved()[self.keep :]:
@@ -89,7 +89,8 @@ class StateFolder:
                 os.close(handle)
 
 
-def _reason(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
+    """Why a file could not be written, in a few words."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError):

@@ -12,6 +12,7 @@ from typing import Any
 import comfy.model_management
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from ...nested_attn_core.encoder import EncoderConfig
@@ -24,7 +25,7 @@ from ...nested_attn_core.training.data.dataset import TrainingData
 from ...nested_attn_core.training.data.source import open_source
 from ...nested_attn_core.training.drops import Drops
 from ...nested_attn_core.training.progress import Reporter
-from ...nested_attn_core.training.states import StateFolder
+from ...nested_attn_core.training.states import StateFolder, TrainingStopped, reason
 from ...nested_attn_core.training.trainer import Listeners, Progress, Trainer, trained_in
 from .learning import Learning, only_deterministic, part_of, write_encoder
 from .sheets import SheetSettings, draw_sheet, encoder_in_host, save_sheet
@@ -86,8 +87,12 @@ class Session:
 
         def on_sample(done: int, weights: dict[str, Tensor]) -> None:
             path = Path(self.config.run.folder, "sheets", f"step-{done:08d}.png")
-            self._draw(weights, encoder, path)
-            reporter.picture("sample sheet", path, done)
+            try:
+                self._draw(weights, encoder, path)
+            except OSError as error:  # a picture less is no reason to lose a training
+                log.warning("The sheet %s cannot be written (%s).", path.name, reason(error))
+            else:
+                reporter.picture("sample sheet", path, done)
 
         trainer = Trainer(
             step,
@@ -219,11 +224,17 @@ class Session:
         placeholder = part_of(weights, "placeholder")
         info = self.learning.info(encoder, steps, self.trained_on, self.command, placeholder)
         path = folder / f"{name}.safetensors"
-        write_encoder(path, weights, info)
-        sheet = folder / f"{name}.png"
-        self._draw(weights, encoder, sheet)
-        card = folder / f"{name}.md"
-        write_card(card, info, self._settings(), self._figures(steps), sheet.name)
+        sheet, card = folder / f"{name}.png", folder / f"{name}.md"
+        try:
+            write_encoder(path, weights, info)
+            self._draw(weights, encoder, sheet)
+            write_card(card, info, self._settings(), self._figures(steps), sheet.name)
+        except (OSError, SafetensorError) as error:
+            raise TrainingStopped(
+                f"The encoder, its sheet or its card cannot be written to {folder} "
+                f"({reason(error)}); the training is done and its last state is kept: free some "
+                "space there, or set output.folder, and run the same command with --export."
+            ) from error
         log.info("Written: %s, with its card and its sheet.", path)
 
     def _settings(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...nested_attn_core.attention import nested_attention
+from ...nested_attn_core.errors import NestedAttentionError
 from .patch import PLAN, NestedPatch, NestedPlan
 from .sites import discover_sites
 
@@ -64,7 +65,10 @@ class FrozenDenoiser:
         self.sites = self._patched.sites
 
     def compile(self) -> None:
-        """Lets torch compile the model, at its first call."""
+        """Lets torch compile the model, at its first call.
+
+        Raises NestedAttentionError where torch has no compiler for the model's device."""
+        _compile_something(next(self._base.diffusion_model.parameters()).device)
         compiled: Any = torch.compile(self._patched.diffusion_model)
         self._patched.diffusion_model = compiled
 
@@ -81,3 +85,16 @@ class FrozenDenoiser:
         moment = self._base.process_timestep(self.schedule.timestep(sigma).float(), x=scaled)
         cast = {name: value.to(self.dtype) for name, value in conditions.items()}
         return self._patched(scaled, moment, context.to(self.dtype), items, **cast).float()
+
+
+def _compile_something(device: torch.device) -> None:
+    """Compiles one addition, so that a missing compiler is noticed before anything is trained."""
+    try:
+        torch.compile(lambda x: x + 1)(torch.zeros(8, device=device))
+    except Exception as error:  # torch raises many kinds for many missing things
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise NestedAttentionError(
+            "run.compile is true, and torch.compile does not work here (it needs a C++ compiler, "
+            f"on a GPU also Triton; it says: {reason}); install what is missing, or set "
+            "run.compile to false."
+        ) from error

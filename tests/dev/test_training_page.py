@@ -71,7 +71,9 @@ def test_the_settings_on_the_page_can_be_used(tmp_path):
 
 def test_files_that_the_page_names_are_there():
     links = re.findall(r"\]\(((?!#|http)[^)]+)\)", TEXT)
-    named = re.findall(r"\b((?:benchmarks|commands|configs)/[\w/.-]+\.(?:py|toml))", TEXT)
+    named = re.findall(
+        r"\b((?:benchmarks|commands|configs|docs/examples)/[\w/.-]+\.(?:py|toml))", TEXT
+    )
     assert links and named
     for link in links:
         assert (ROOT / "docs" / link).exists(), link

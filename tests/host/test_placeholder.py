@@ -59,7 +59,7 @@ def test_the_class_words_own_embedding_changes_no_bit(world, prompt):
 
 
 def test_another_embedding_changes_its_token_and_what_follows(world):
-    other = {stream: vector + 0.5 for stream, vector in own_of(world).items()}
+    other = {stream: vector.flip(0) for stream, vector in own_of(world).items()}
     prompt = "a photo of <anna> on a beach"
     plain, about = encoded(world, world.subject("anna"), prompt)
     changed, _ = encoded(world, with_placeholder(world, other), prompt)
@@ -149,7 +149,7 @@ def drawn(world, subject):
 
 def test_a_subject_with_a_placeholder_is_drawn_with_it(world):
     """Down to the latents, and the plain subject's come back after it."""
-    other = {stream: vector + 0.5 for stream, vector in own_of(world).items()}
+    other = {stream: vector.flip(0) for stream, vector in own_of(world).items()}
     with torch.no_grad():
         first = drawn(world, world.subject("anna"))
         assert differs(first, drawn(world, with_placeholder(world, other)))
@@ -170,3 +170,15 @@ def test_older_readers_are_told_to_update(tmp_path: Path, worlds):
         checkpoint.save_encoder(path, handle.patcher.model, info)
     with pytest.raises(ValueError, match="width above 0"):
         replace(info, placeholder={"l": 0})
+
+
+def test_the_node_does_not_go_on_from_one(worlds):
+    """It reads captions with the class word's own embedding."""
+    world, graph = worlds("sd15"), pack("nodes.host.graph_training")
+    denoiser = denoiser_of(world)
+    start = replace(world.encoder, placeholder={"l": torch.zeros(64)})
+    wishes = graph.Wishes("person", 1, 1, 1e-3, 0, 4, 64, 1, 1.0, False, start)
+    with pytest.raises(ValueError, match="trained with a placeholder of its own, which this node"):
+        graph._encoder(frozen_models(world), 48, denoiser, wishes)
+    with pytest.raises(ValueError, match="reads images through .* connect that CLIP Vision model"):
+        graph._encoder(frozen_models(world), 49, denoiser, wishes)

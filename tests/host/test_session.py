@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -145,14 +147,37 @@ def test_nothing_to_export_is_told(place):
         ("backbone.clip_vision=nowhere.safetensors", 'no file "nowhere.safetensors"'),
         ("base.checkpoint=settings.toml", "settings.toml is no checkpoint that ComfyUI can load"),
         ("backbone.clip_vision=settings.toml", "settings.toml is no CLIP Vision model"),
-        ("method.train_placeholder=true", "set it to false"),
+        ("method.name=decoupled", 'method.name is "decoupled", which has no encoder'),
+        ("encoder.resume_from=kitten.safetensors", "whose sizes or sites are not those of this"),
         ("run.batch=3", "does not divide"),
         ("optimiser.name=adamw8bit", "pip install bitsandbytes"),
     ],
 )
 def test_what_cannot_be_trained_is_told(place, override, message):
+    shutil.copy(ROOT / "models" / "kitten.safetensors", place)
     with pytest.raises(ValueError, match=message):
         session(place, override).run()
+
+
+def test_a_disk_that_fills_up_at_the_end_loses_nothing(place, monkeypatch, caplog):
+    """Neither a sheet on the way nor the encoder itself can be written."""
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with monkeypatch.context() as patched, caplog.at_level("WARNING", "nested_attention"):
+        patched.setattr(pack("nodes.host.session"), "save_sheet", raising(full))
+        with pytest.raises(ValueError, match=r"\(the disk is full\); the training is done"):
+            session(place).run()
+    assert "The sheet step-00000002.png cannot be written (the disk is full)." in caplog.text
+    folder = place / "runs" / "anyone"
+    assert not (folder / "anyone.md").exists()
+    session(place).export()
+    assert (folder / "anyone.md").exists() and (folder / "anyone.png").exists()
+
+
+def raising(error: Exception):
+    def call(*arguments, **options):
+        raise error
+
+    return call
 
 
 def command(place: Path, *words: str) -> subprocess.CompletedProcess[str]:
