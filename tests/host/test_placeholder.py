@@ -94,7 +94,7 @@ def test_it_begins_as_the_class_word_and_gets_its_gradient(world):
     for stream, parameter in step.method.placeholder.named_parameters():
         gradient = parameter.grad
         assert gradient is not None and bool(gradient.any()), stream
-        length = 0.02 * float(parameter.norm())
+        length = 0.02 * float(parameter.detach().norm())
         direction = gradient / gradient.norm()
 
         def moved(sign, parameter=parameter, direction=direction, length=length):
