@@ -123,7 +123,8 @@ class FrozenModels:
         """As `text`, with an embedding (width,) a stream at the subject's token, and open to
         gradients of it."""
         bound = self._bound_with(placeholder)
-        return [_read(bound, caption) for caption in captions]
+        with _saved_apart(self.clip.cond_stage_model):
+            return [_read(bound, caption) for caption in captions]
 
     def class_embedding(self) -> dict[str, Tensor]:
         """The class word's own embedding (width,) by text stream, fp32, CPU.
@@ -266,6 +267,17 @@ def _read(clip: Any, caption: str) -> Text:
         tuple(row for subject, row, _ in slots if subject >= 0),
         None if pooled is None else pooled[0],
     )
+
+
+def _saved_apart(module: torch.nn.Module) -> Any:
+    """Keeps copies for the backward pass, save of weights: the host's text encoders add in place,
+    which overwrites what autograd has kept."""
+    own = {weight.untyped_storage().data_ptr() for weight in module.parameters()}
+
+    def pack(tensor: Tensor) -> Tensor:
+        return tensor if tensor.untyped_storage().data_ptr() in own else tensor.clone()
+
+    return torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
 
 
 def _plain(tensor: Tensor) -> Tensor:

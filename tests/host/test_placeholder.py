@@ -59,7 +59,7 @@ def test_the_class_words_own_embedding_changes_no_bit(world, prompt):
 
 
 def test_another_embedding_changes_its_token_and_what_follows(world):
-    other = {stream: vector + 0.5 for stream, vector in own_of(world).items()}
+    other = {stream: vector.flip(0) for stream, vector in own_of(world).items()}
     prompt = "a photo of <anna> on a beach"
     plain, about = encoded(world, world.subject("anna"), prompt)
     changed, _ = encoded(world, with_placeholder(world, other), prompt)
@@ -94,7 +94,7 @@ def test_it_begins_as_the_class_word_and_gets_its_gradient(world):
     for stream, parameter in step.method.placeholder.named_parameters():
         gradient = parameter.grad
         assert gradient is not None and bool(gradient.any()), stream
-        length = 0.02 * float(parameter.norm())
+        length = 0.02 * float(parameter.detach().norm())
         direction = gradient / gradient.norm()
 
         def moved(sign, parameter=parameter, direction=direction, length=length):
@@ -149,7 +149,7 @@ def drawn(world, subject):
 
 def test_a_subject_with_a_placeholder_is_drawn_with_it(world):
     """Down to the latents, and the plain subject's come back after it."""
-    other = {stream: vector + 0.5 for stream, vector in own_of(world).items()}
+    other = {stream: vector.flip(0) for stream, vector in own_of(world).items()}
     with torch.no_grad():
         first = drawn(world, world.subject("anna"))
         assert differs(first, drawn(world, with_placeholder(world, other)))
