@@ -162,4 +162,5 @@ def test_the_presets_are_valid(path):
     assert read.run.batch % read.run.accumulate == 0
     if path.parent.name == "miniature":
         assert read.output.name == read.output.domain == path.stem
-        assert read.data.source == "miniature"
+        # Monsters are trained as a user would, from a folder of pictures.
+        assert read.data.source == ("folder" if path.stem == "monster" else "miniature")
