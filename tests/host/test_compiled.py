@@ -45,8 +45,8 @@ def smallest(sd15):
 
 
 def test_a_compiled_base_gives_the_same_gradients(smallest, monkeypatch):
-    """Traced and differentiated by torch, but not turned into C++, which takes minutes."""
-    quick = functools.partial(torch.compile, backend="aot_eager")
+    """Traced by torch, but not turned into C++, which takes minutes."""
+    quick = functools.partial(torch.compile, backend="eager")
     monkeypatch.setattr(torch, "compile", quick)
     batch = random_batch(frozen_models(smallest), 2)
     plain = gradients_of(smallest, denoiser_of(smallest), batch)
