@@ -91,7 +91,7 @@ def _along_both(values: Tensor, edges: list[_Edges]) -> Tensor:
 
 def _means(values: Tensor, edges: _Edges) -> Tensor:
     """Means of (..., n) between the edges, (..., cells); whole numbers stay exact."""
-    whole, rest, parts = (e.to(values.device) if isinstance(e, Tensor) else e for e in edges)
+    whole, rest, parts = edges[0].to(values.device), edges[1].to(values.device), edges[2]
     sums = torch.nn.functional.pad(values.cumsum(-1), (1, 0))
     beside = values[..., whole.clamp_max(values.shape[-1] - 1)]
     length = (whole * parts + rest).diff()

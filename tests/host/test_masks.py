@@ -36,7 +36,7 @@ def test_the_host_halves_feature_maps_rounding_up() -> None:
     """The sizes that tests/core/test_masks.py goes through, by the host's own layer."""
     from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample
 
-    layer = Downsample(1, True, padding=1, dtype=torch.float32)
+    layer: Any = Downsample(1, True, padding=1, dtype=torch.float32)
     torch.nn.init.ones_(layer.op.weight)
     for side in range(8, 257):
         found = torch.zeros(1, 1, side, 8)
