@@ -13,8 +13,8 @@ from .errors import NestedAttentionError
 class LayerWeights:
     """What multiplies a subject's strength at the sites of each group; 1 = as trained, 0 = off.
 
-    coarse  the sites of the lowest resolution, where an image's layout and large shapes arise
-    fine    those of the highest, where colours and small features arise
+    coarse  the sites of the lowest resolution
+    fine    those of the highest
     middle  all between; models whose sites have two resolutions have none
     """
 

@@ -79,8 +79,8 @@ def _inputs() -> list[Any]:
         _number(
             "coarse",
             2.0,
-            "Strength in the layers of the lowest resolution, which decide on layout and large "
-            "shapes; 1 is as trained.",
+            "Strength in the layers of the lowest resolution, where one place stands for a large "
+            "part of the image; 1 is as trained.",
         ),
         _number(
             "middle",
@@ -90,8 +90,8 @@ def _inputs() -> list[Any]:
         _number(
             "fine",
             2.0,
-            "Strength in the layers of the highest resolution, which decide on colours and small "
-            "features.",
+            "Strength in the layers of the highest resolution; in the miniature they carry nearly "
+            "all of a subject's colours and features.",
         ),
         io.Float.Input(
             "token_weight",

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from comfy.ldm.modules import attention as host_attention
 from torch import Tensor
 
@@ -68,6 +69,8 @@ class NestedPatch:
         self._added = added
         self._attend = attend
 
+    # What happens here depends on the plan of each call; a compiled model calls it as it is.
+    @torch.compiler.disable
     def __call__(
         self, query: Tensor, key: Tensor, value: Tensor, extra_options: dict[str, Any]
     ) -> Tensor:

@@ -257,7 +257,9 @@ class Rows:
 
         def watched_call(site: Any, query: Any, key: Any, value: Any, extra: Any) -> torch.Tensor:
             out = call(site, query, key, value, extra)
-            other = (out != self._below.pop()).flatten(1).any(1)
+            # One pass over plain attention does not come through _base; what it gives is the same.
+            below = self._below.pop() if self._below else base(site, query, key, value, extra)
+            other = (out != below).flatten(1).any(1)
             numbers = extra["cond_or_uncond"]
             each = len(other) // len(numbers)
             self.changed.update(
