@@ -36,14 +36,8 @@ def test_the_host_halves_feature_maps_rounding_up() -> None:
     """The sizes that tests/core/test_masks.py goes through, by the host's own layer."""
     from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample
 
-<<<<<<< HEAD
-    layer = Downsample(1, True, padding=1, dtype=torch.float32)
-    for weight in layer.parameters():
-        torch.nn.init.ones_(weight)
-=======
     layer: Any = Downsample(1, True, padding=1, dtype=torch.float32)
     torch.nn.init.ones_(layer.op.weight)
->>>>>>> h3
     for side in range(8, 257):
         found = torch.zeros(1, 1, side, 8)
         for times in (1, 2, 3):
