@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from methods.sampling import Cast
@@ -75,12 +73,6 @@ def studies(painter: Painter, domain: str, count: int, seed: int) -> list[Study]
     ]
 
 
-def colours(count: int) -> Tensor:
-    """A colour a token, (n, 3): hues apart, in two brightnesses."""
-    hues = [colorsys.hsv_to_rgb(i / count, 0.75, 1.0 if i % 2 else 0.7) for i in range(count)]
-    return torch.tensor(hues)
-
-
 def enlarged(pixels: Tensor) -> Tensor:
     """(side, side, 3) -> (SIDE, SIDE, 3), every query a square."""
     factor = SIDE // len(pixels)
@@ -88,15 +80,14 @@ def enlarged(pixels: Tensor) -> Tensor:
 
 
 def heat(values: Tensor, largest: float) -> Tensor:
-    """(side, side) -> (side, side, 3): black, red, yellow, white."""
-    level = (values / max(largest, 1e-9)).clamp(0, 1)[..., None] * 3
-    return torch.cat([(level - step).clamp(0, 1) for step in range(3)], -1)
+    """(side, side), up to `largest` -> (side, side, 3)"""
+    return core("heat").heat(values / max(largest, 1e-9))
 
 
 def choice_map(nested: Tensor, outer: Tensor) -> Tensor:
     """The favourite token of each query by colour, brighter where it looks at the subject more."""
     square = core("evaluation.attention_maps").square
-    painted = colours(nested.shape[1])[square(nested.argmax(1))]
+    painted = core("heat").token_colours(nested.shape[1])[square(nested.argmax(1))]
     shown = 0.25 + 0.75 * square(outer / outer.max().clamp_min(1e-9))[..., None]
     return enlarged(painted * shown)
 
