@@ -7,7 +7,6 @@ says of size and sha256 is checked before a file gets its name.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 import shutil
 import sys
@@ -24,7 +23,6 @@ PLACES = {
     "personalization_encoder": ("nested_attention", "nested_attention_person_sdxl.safetensors"),
     "image_encoder": ("clip_vision", "nested_attention_image_encoder.safetensors"),
 }
-BLOCK = 2**20
 
 
 class FetchError(Exception):
@@ -116,6 +114,7 @@ def fetch(file: Wanted) -> None:
             )
     except Exception as error:
         raise FetchError(_unreachable(error)) from error
+    sha256_of = pack.module("nested_attn_core.fingerprint").file_fingerprint
     if file.sha256 and sha256_of(file.partial) != file.sha256:
         file.partial.unlink()
         raise FetchError(
@@ -123,14 +122,6 @@ def fetch(file: Wanted) -> None:
             "removed; run the command again."
         )
     os.replace(file.partial, file.target)
-
-
-def sha256_of(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _unreachable(error: Exception) -> str:

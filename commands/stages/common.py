@@ -42,6 +42,7 @@ def log(line: str) -> None:
     print(time.strftime("%H:%M:%S"), line, flush=True)
 
 
+@functools.cache
 def device() -> Any:
     """Where a training runs: the GPU where torch sees one that the host would use, else the CPU."""
     pack.start_host()

@@ -87,7 +87,9 @@ def load(path: str | Path, label: str) -> LoadedEncoder:
     if reading is not None:
         log.info(summary(label, reading))
     patcher = in_patcher(encoder.requires_grad_(False))
-    return LoadedEncoder(patcher, info, label, load_placeholder(path))
+    # Most files have none, and need not be described a second time for it.
+    placeholder = load_placeholder(path) if info.placeholder else {}
+    return LoadedEncoder(patcher, info, label, placeholder)
 
 
 def in_patcher(model: nn.Module) -> Any:
