@@ -413,6 +413,11 @@ def fetch_weights(host: Host, rest: Sequence[str]) -> int:
     return run(host, [str(ROOT / "commands" / "fetch_weights.py"), *rest])
 
 
+def schema(host: Host, rest: Sequence[str]) -> int:
+    need(host, ["torch"])
+    return run(host, [str(ROOT / "commands" / "node_schema.py"), *rest])
+
+
 def lint(host: Host, rest: Sequence[str]) -> int:
     need(host, ["ruff", "pyright"])
     failed = 0
@@ -439,6 +444,7 @@ COMMANDS: dict[str, tuple[Callable[[Host, Sequence[str]], int], str]] = {
     "bench": (bench, "time and memory that subjects cost: [--quick] [--json F]"),
     "fullsize": (fullsize, "sample an SDXL or SD1.5 of full size with a subject: see --help"),
     "fetch-weights": (fetch_weights, "download the authors' encoder, after asking"),
+    "schema": (schema, "renew the frozen schema of the nodes and their English texts"),
     "lint": (lint, "ruff and pyright, as in CI"),
     "setup": (setup, "only the set-up that every other command does by itself"),
 }

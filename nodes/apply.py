@@ -11,7 +11,7 @@ from ..nested_attn_core.attention import NormControl
 from ..nested_attn_core.subject import Subject, Subjects
 from .host.binding import bind_model
 from .host.text import bind_clip
-from .sockets import NestedSubject, schema
+from .sockets import NEIGHBOURS, NestedSubject, schema
 
 AS_TRAINED = "as trained"
 
@@ -30,7 +30,7 @@ class ApplyNestedAttention(io.ComfyNode):
                 "subject that a prompt does not name changes nothing. Settings here hold for all "
                 "subjects that come in; Subject Settings gives one its own."
             ),
-            search_aliases=["nested attention", "ip-adapter", "personalization", "identity"],
+            search_aliases=[*NEIGHBOURS, "personalization", "identity", "lora"],
             inputs=_inputs(),
             outputs=[
                 io.Model.Output(
@@ -79,10 +79,18 @@ class ApplyNestedAttention(io.ComfyNode):
 
 def _inputs() -> list[Any]:
     return [
-        io.Model.Input("model", tooltip="The model to sample with: SD1.5, SD2 or SDXL family."),
-        io.Clip.Input("clip", tooltip="The text encoder of the same model."),
+        io.Model.Input(
+            "model",
+            tooltip="The model to sample with; choose one of the family that the encoder was made "
+            "for: SD1.5, SD2, SDXL, or the miniature.",
+        ),
+        io.Clip.Input(
+            "clip", tooltip="The text encoder of the same model, before any prompt is encoded."
+        ),
         NestedSubject.Input(
-            "subject", tooltip="From Encode Subject, or several from Combine Subjects."
+            "subject",
+            tooltip="The subjects that prompts may name: one from Encode Subject or Load Subject, "
+            "or several from Combine Subjects.",
         ),
         io.Float.Input(
             "strength",
@@ -90,7 +98,8 @@ def _inputs() -> list[Any]:
             min=0.0,
             max=2.0,
             step=0.05,
-            tooltip="1 is as trained; 0 leaves the plain class word.",
+            tooltip="How much of the subjects comes in: 0 leaves the plain class word, 1 is as "
+            "trained. Start at 1; lower it where the rest of the prompt is lost.",
         ),
         io.Float.Input(
             "start_percent",
@@ -98,7 +107,8 @@ def _inputs() -> list[Any]:
             min=0.0,
             max=1.0,
             step=0.01,
-            tooltip="Where in the sampling the subjects begin to act (0 = first step).",
+            tooltip="Where in the sampling the subjects begin to act, 0 being the first step. "
+            "Above 0 the prompt alone decides the composition.",
         ),
         io.Float.Input(
             "end_percent",
@@ -106,15 +116,17 @@ def _inputs() -> list[Any]:
             min=0.0,
             max=1.0,
             step=0.01,
-            tooltip="Where in the sampling the subjects cease to act (1 = last step).",
+            tooltip="Where in the sampling the subjects cease to act, 1 being the last step. "
+            "Below 1 the last details come from the prompt alone.",
         ),
         io.Combo.Input(
             "norm",
             options=[AS_TRAINED, "text", "none"],
             default=AS_TRAINED,
             optional=True,
-            tooltip="Length of the nested values: as the encoder was trained; norm_factor times "
-            "that of the text value which they replace; or left alone.",
+            tooltip="Sets the length of the nested values: as the encoder was trained, norm_factor "
+            "times that of the text value which they replace (text), or left alone (none). Keep it "
+            "as trained unless you want to experiment.",
         ),
         io.Float.Input(
             "norm_factor",
@@ -123,7 +135,8 @@ def _inputs() -> list[Any]:
             max=10.0,
             step=0.05,
             optional=True,
-            tooltip='Used where norm is "text"; more gives the subject more weight.',
+            tooltip="How long the nested values are where norm is text; more gives the subject "
+            "more weight.",
         ),
         io.Float.Input(
             "token_weight",
@@ -132,13 +145,14 @@ def _inputs() -> list[Any]:
             max=20.0,
             step=0.05,
             optional=True,
-            tooltip="Multiplies the odds of the subject's token in the attention map, beside what "
-            "the encoder was trained with: above 1 the subject claims more of the image, below 1 "
-            "less.",
+            tooltip="Multiplies the odds of the subject's word in the attention map, on top of "
+            "what the encoder was trained with. Above 1 the subject claims more of the image, "
+            "below 1 less.",
         ),
         io.Mask.Input(
             "mask",
             optional=True,
-            tooltip="Where in the image the subjects may act; of any size.",
+            tooltip="Limits the part of the image in which the subjects may act, white being yes. "
+            "Any size will do; leave it out for the whole image.",
         ),
     ]

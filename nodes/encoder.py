@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from ..nested_attn_core.release.mapping_file import mapping_path
 from .host.files import encoder_names, encoder_path
 from .host.memory import load
-from .sockets import NestedEncoder, schema
+from .sockets import NEIGHBOURS, NestedEncoder, schema
 
 
 class LoadNestedEncoder(io.ComfyNode):
@@ -23,19 +23,21 @@ class LoadNestedEncoder(io.ComfyNode):
                 "pets, ...) into a subject for your prompts. An encoder belongs to one family of "
                 "models."
             ),
-            search_aliases=["nested attention", "personalization", "identity", "ip-adapter"],
+            search_aliases=[*NEIGHBOURS, "personalization", "identity", "unified loader"],
             inputs=[
                 io.Combo.Input(
                     "encoder_name",
                     options=encoder_names(),
-                    tooltip="A .safetensors file in models/nested_attention, or a shipped one.",
+                    tooltip="The encoder's file: a .safetensors file in models/nested_attention, "
+                    "or a shipped one. Choose one for your kind of subject and your family of "
+                    "models.",
                 )
             ],
             outputs=[
                 NestedEncoder.Output(
                     "encoder",
                     display_name="encoder",
-                    tooltip="Goes into Encode Subject.",
+                    tooltip="For Encode Subject, or for Load Subject.",
                 )
             ],
         )

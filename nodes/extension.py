@@ -11,6 +11,7 @@ from .host.subject_files import register_subjects
 from .maps import AttentionMaps, WatchAttention
 from .miniature import LoadMiniature
 from .prompt import NestedPrompt
+from .replaced import register
 from .saved import LoadSubject, SaveSubject
 from .settings import SubjectSettings
 from .subject import CombineSubjects, EncodeSubject
@@ -19,6 +20,10 @@ from .train import TrainNestedEncoder
 
 class NestedAttentionExtension(ComfyExtension):
     """All nodes of the pack."""
+
+    async def on_load(self) -> None:
+        # Hosts before 0.13 never call this.
+        await register()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         # Hosts before 0.13 never call on_load.

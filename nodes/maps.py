@@ -29,12 +29,22 @@ class WatchAttention(io.ComfyNode):
                 "Attention Maps. The image stays exactly the same; sampling takes longer. Use one "
                 "Watch Attention for each sampler: it keeps the last run."
             ),
-            search_aliases=["nested attention", "attention map", "heat map", "daam", "debug"],
-            inputs=[io.Model.Input("model", tooltip="Before or after Apply Nested Attention.")],
+            search_aliases=["attention map", "heat map", "daam", "debug"],
+            inputs=[
+                io.Model.Input(
+                    "model", tooltip="The model to watch, before or after Apply Nested Attention."
+                )
+            ],
             outputs=[
-                io.Model.Output("model_out", display_name="model", tooltip="For the sampler."),
+                io.Model.Output(
+                    "model_out",
+                    display_name="model",
+                    tooltip="The watched model, for the sampler.",
+                ),
                 AttentionRecorder.Output(
-                    "recorder", display_name="recorder", tooltip="For Attention Maps."
+                    "recorder",
+                    display_name="recorder",
+                    tooltip="What was seen, for Attention Maps.",
                 ),
             ],
         )
@@ -58,9 +68,11 @@ class AttentionMaps(io.ComfyNode):
                 "the tokens read from its reference images each place drew on. Up to four images "
                 "of a batch are shown."
             ),
-            search_aliases=["nested attention", "heat map", "daam", "debug"],
+            search_aliases=["heat map", "daam", "debug"],
             inputs=[
-                AttentionRecorder.Input("recorder", tooltip="From Watch Attention."),
+                AttentionRecorder.Input(
+                    "recorder", tooltip="What was seen while sampling, from Watch Attention."
+                ),
                 io.Image.Input(
                     "image",
                     tooltip="The image that the watched sampler made, decoded; the maps lie over "
@@ -77,7 +89,7 @@ class AttentionMaps(io.ComfyNode):
                     options=[ALL, *GROUPS],
                     default=ALL,
                     tooltip="Which layers to show: those of the lowest resolution (coarse), of the "
-                    "highest (fine), or those between.",
+                    "highest (fine), or those between (middle).",
                 ),
             ],
             outputs=[

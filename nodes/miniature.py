@@ -17,25 +17,27 @@ class LoadMiniature(io.ComfyNode):
             node_id="NestedAttentionLoadMiniature",
             display_name="Load Miniature",
             description=(
-                "Loads the small text-to-image model that ships with this pack: drawn people and "
-                "kittens at 128 x 128 pixels, on any machine, in seconds. It is for trying the "
-                "nodes out; for your own pictures load a checkpoint instead."
+                "Loads the small text-to-image model that ships with this pack: drawn people, "
+                "kittens and robots at 128 x 128 pixels, on any machine, in seconds. It is for "
+                "trying the nodes out; for your own pictures load a checkpoint instead."
             ),
-            search_aliases=["nested attention", "demo", "tiny model", "example"],
+            search_aliases=["demo", "tiny model", "example", "checkpoint"],
             inputs=[],
             outputs=[
                 io.Model.Output(
                     display_name="MODEL",
-                    tooltip="Goes into Apply Nested Attention. Sample it at 128 x 128 pixels.",
+                    tooltip="The diffusion model, for Apply Nested Attention. Sample it at 128 x "
+                    "128 pixels.",
                 ),
                 io.Clip.Output(
                     display_name="CLIP",
-                    tooltip="Goes into Apply Nested Attention. Knows about a hundred words.",
+                    tooltip="The text encoder, for Apply Nested Attention. It knows about 130 "
+                    "words.",
                 ),
-                io.Vae.Output(display_name="VAE", tooltip="Goes into VAE Decode."),
+                io.Vae.Output(display_name="VAE", tooltip="The autoencoder, for VAE Decode."),
                 io.ClipVision.Output(
                     display_name="CLIP_VISION",
-                    tooltip="Goes into Encode Subject, with the shipped encoders.",
+                    tooltip="The image model, for Encode Subject with a shipped encoder.",
                 ),
             ],
         )

@@ -23,27 +23,28 @@ class NestedPrompt(io.ComfyNode):
                 "Encodes a prompt, as CLIP Text Encode does, and shows which words were bound to "
                 "which subject."
             ),
-            search_aliases=["nested attention", "clip text encode", "prompt"],
+            search_aliases=["clip text encode", "prompt", "trigger word"],
             inputs=[
-                io.Clip.Input("clip", tooltip="The CLIP output of Apply Nested Attention."),
+                io.Clip.Input("clip", tooltip="The CLIP that comes out of Apply Nested Attention."),
                 io.String.Input(
                     "text",
                     multiline=True,
                     dynamic_prompts=True,
-                    tooltip="For example: a photo of <anna> on a beach. Weights work as always: "
-                    "(<anna>:1.2).",
+                    tooltip="The prompt, with names in angle brackets: a photo of <anna> on a "
+                    "beach. Weights work as always: (<anna>:1.2).",
                 ),
             ],
             outputs=[
                 io.Conditioning.Output(
                     "conditioning",
                     display_name="conditioning",
-                    tooltip="Positive or negative for any sampler.",
+                    tooltip="The encoded prompt, positive or negative, for any sampler.",
                 ),
                 io.String.Output(
                     "report",
                     display_name="report",
-                    tooltip="For each subject, which words of the prompt stand for it.",
+                    tooltip="Which words of the prompt stand for which subject. Connect it to "
+                    "Preview as Text to read it.",
                 ),
             ],
         )

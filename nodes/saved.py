@@ -13,7 +13,7 @@ from ..nested_attn_core.subject import Subject, Subjects
 from ..nested_attn_core.subject_file import load_subject
 from .host.memory import LoadedEncoder
 from .host.subject_files import SUBJECTS, store, subject_names, subject_path
-from .sockets import NestedEncoder, NestedSubject, schema
+from .sockets import NEIGHBOURS, NestedEncoder, NestedSubject, schema
 
 
 class SaveSubject(io.ComfyNode):
@@ -30,27 +30,30 @@ class SaveSubject(io.ComfyNode):
                 "one gets a number. Strength, steps, mask and layers are not saved, as they belong "
                 "to a picture."
             ),
-            search_aliases=["nested attention", "save embeds", "export subject"],
+            search_aliases=[*NEIGHBOURS, "save embeds", "export subject"],
             is_output_node=True,
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
             inputs=[
-                NestedSubject.Input("subject", tooltip="One subject, from Encode Subject."),
+                NestedSubject.Input(
+                    "subject",
+                    tooltip="The subject to save, from Encode Subject: one, not a set.",
+                ),
                 io.String.Input(
                     "filename",
                     default="",
-                    tooltip="Name of the file, without folder and ending; empty for the "
+                    tooltip="Name of the file, without folder and ending. Leave it empty for the "
                     "subject's own name.",
                 ),
                 io.Image.Input(
                     "thumbnail",
                     optional=True,
-                    tooltip="A picture of the subject. It is saved beside the file as a PNG that "
-                    "holds this workflow: drop it on the page to open the workflow again.",
+                    tooltip="A picture of the subject, saved beside the file as a PNG that holds "
+                    "this workflow. Drop the PNG on the page to open the workflow again.",
                 ),
             ],
             outputs=[
                 NestedSubject.Output(
-                    "saved", display_name="subject", tooltip="The subject that came in."
+                    "saved", display_name="subject", tooltip="The subject that came in, unchanged."
                 ),
                 io.String.Output(
                     "report", display_name="report", tooltip="Under which name it was saved."
@@ -88,23 +91,25 @@ class LoadSubject(io.ComfyNode):
                 "Loads a subject that Save Subject saved; no image and no CLIP Vision model are "
                 "needed. It works with the encoder that made it, and checks that it is that one."
             ),
-            search_aliases=["nested attention", "load embeds", "import subject"],
+            search_aliases=[*NEIGHBOURS, "load embeds", "import subject"],
             inputs=[
                 NestedEncoder.Input(
                     "encoder",
-                    tooltip="The encoder that made the subject, from Load Nested Encoder.",
+                    tooltip="The encoder that made the subject, from Load Nested Encoder; another "
+                    "one is refused.",
                 ),
                 io.Combo.Input(
                     "subject_name",
                     options=subject_names(),
-                    tooltip=f"A file in models/{SUBJECTS}; refresh the page after saving one.",
+                    tooltip=f"The subject's file in models/{SUBJECTS}. Refresh the page (key R) "
+                    "after saving one.",
                 ),
                 io.String.Input(
                     "name",
                     default="",
                     optional=True,
-                    tooltip="What prompts call the subject; empty for the name that it was saved "
-                    "with.",
+                    tooltip="What prompts call the subject. Leave it empty for the name that it "
+                    "was saved with.",
                 ),
             ],
             outputs=[

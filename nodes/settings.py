@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..nested_attn_core.layers import LayerWeights
 from ..nested_attn_core.subject import Subject, Subjects
-from .sockets import NestedSubject, schema
+from .sockets import NEIGHBOURS, NestedSubject, schema
 
 
 class SubjectSettings(io.ComfyNode):
@@ -26,7 +26,7 @@ class SubjectSettings(io.ComfyNode):
                 "weights and masks multiply, and a subject acts in the steps that both allow. As "
                 "the node comes, it changes nothing."
             ),
-            search_aliases=["nested attention", "layer weights", "attention mask", "per subject"],
+            search_aliases=[*NEIGHBOURS, "layer weights", "attention mask", "regional"],
             inputs=_inputs(),
             outputs=[
                 NestedSubject.Output(
@@ -69,29 +69,44 @@ class SubjectSettings(io.ComfyNode):
 def _inputs() -> list[Any]:
     return [
         NestedSubject.Input(
-            "subject", tooltip="From Encode Subject or Load Subject; a set is set as a whole."
+            "subject",
+            tooltip="The subject to set, from Encode Subject or Load Subject; a set is set as a "
+            "whole.",
         ),
-        _number("strength", 2.0, "1 is as trained; 0 leaves the plain class word."),
         _number(
-            "start_percent", 1.0, "Where in the sampling it begins to act (0 = first step).", 0
+            "strength",
+            2.0,
+            "How much of this subject comes in: 0 leaves the plain class word, 1 is as trained. It "
+            "multiplies with the strength of Apply.",
         ),
-        _number("end_percent", 1.0, "Where in the sampling it ceases to act (1 = last step)."),
+        _number(
+            "start_percent",
+            1.0,
+            "Where in the sampling it begins to act, 0 being the first step.",
+            0,
+        ),
+        _number(
+            "end_percent",
+            1.0,
+            "Where in the sampling it ceases to act, 1 being the last step.",
+        ),
         _number(
             "coarse",
             2.0,
             "Strength in the layers of the lowest resolution, where one place stands for a large "
-            "part of the image; 1 is as trained.",
+            "part of the image. 1 is as trained.",
         ),
         _number(
             "middle",
             2.0,
-            "Strength in the layers between; SDXL has none of these.",
+            "Strength in the layers between the coarse and the fine ones. 1 is as trained; SDXL "
+            "has none of these.",
         ),
         _number(
             "fine",
             2.0,
-            "Strength in the layers of the highest resolution; in the miniature they carry nearly "
-            "all of a subject's colours and features.",
+            "Strength in the layers of the highest resolution. 1 is as trained; in the miniature "
+            "they carry nearly all of a subject's colours and features.",
         ),
         io.Float.Input(
             "token_weight",
@@ -99,12 +114,14 @@ def _inputs() -> list[Any]:
             min=0.05,
             max=20.0,
             step=0.05,
-            tooltip="Above 1 the subject claims more of the image, below 1 less.",
+            tooltip="How much of the image the subject claims: above 1 more, below 1 less. It "
+            "multiplies with the token_weight of Apply.",
         ),
         io.Mask.Input(
             "mask",
             optional=True,
-            tooltip="Where in the image it may act; of any size, one for all images or a batch.",
+            tooltip="Limits the part of the image in which it may act, white being yes. Any size "
+            "will do, one for all images or a batch.",
         ),
     ]
 

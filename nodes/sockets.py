@@ -8,6 +8,8 @@ from typing import Any
 from comfy_api.latest import io
 
 CATEGORY = "nested attention"
+# Words of neighbouring packs, under which their users look for such a node.
+NEIGHBOURS = ["ipadapter", "ip-adapter", "instantid", "pulid", "photomaker", "face id"]
 
 NestedEncoder = io.Custom("NESTED_ENCODER")
 NestedSubject = io.Custom("NESTED_SUBJECT")

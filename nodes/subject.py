@@ -11,7 +11,7 @@ from ..nested_attn_core.placeholders import clean_name
 from ..nested_attn_core.subject import Subject, Subjects
 from .host.memory import LoadedEncoder
 from .host.vision import CROP, PAD, image_features, seen
-from .sockets import NestedEncoder, NestedSubject, schema
+from .sockets import NEIGHBOURS, NestedEncoder, NestedSubject, schema
 
 
 class EncodeSubject(io.ComfyNode):
@@ -27,27 +27,34 @@ class EncodeSubject(io.ComfyNode):
                 "name. Several images of the same subject (a batch) are used together. The node "
                 "shows what the image model saw."
             ),
-            search_aliases=["nested attention", "reference image", "personalization", "face"],
+            search_aliases=[*NEIGHBOURS, "reference image", "personalization", "face"],
             inputs=[
-                NestedEncoder.Input("encoder", tooltip="From Load Nested Encoder."),
+                NestedEncoder.Input(
+                    "encoder",
+                    tooltip="What reads the images, from Load Nested Encoder. Choose one for this "
+                    "kind of subject.",
+                ),
                 io.ClipVision.Input(
-                    "clip_vision", tooltip="The image model that the encoder was trained with."
+                    "clip_vision",
+                    tooltip="The image model that the encoder was trained with; for shipped "
+                    "encoders, that of Load Miniature.",
                 ),
                 io.Image.Input(
                     "image",
-                    tooltip="The subject, large and alone in the picture; a batch shows one "
-                    "subject several times.",
+                    tooltip="Pictures of the subject, which should be large and alone in them. A "
+                    "batch shows one subject several times.",
                 ),
                 io.String.Input(
                     "name",
                     default="anna",
-                    tooltip="What prompts call the subject: anna is written <anna>.",
+                    tooltip="What prompts call the subject: anna is written <anna>. Choose one "
+                    "word of letters and digits; upper and lower case are the same.",
                 ),
                 io.Mask.Input(
                     "crop_mask",
                     optional=True,
-                    tooltip="Marks the subject in the image; the image is cropped to a square "
-                    "around it.",
+                    tooltip="Marks the subject in the image, which is then cropped to a square "
+                    "around it. Use it where the subject is small or not alone.",
                 ),
                 NestedSubject.Input(
                     "join",
@@ -61,7 +68,7 @@ class EncodeSubject(io.ComfyNode):
                     default=PAD,
                     optional=True,
                     tooltip="What happens to an image that is not square: pad adds a grey border, "
-                    "so that nothing of the subject is lost; crop keeps the middle.",
+                    "crop keeps the middle. Choose pad where the subject would be cut.",
                 ),
             ],
             outputs=[
@@ -105,12 +112,13 @@ class CombineSubjects(io.ComfyNode):
                 "Joins subjects, so that one prompt can name them all. Inputs may be sets "
                 "themselves; each subject needs its own name."
             ),
-            search_aliases=["nested attention", "several subjects", "merge subjects"],
+            search_aliases=[*NEIGHBOURS, "several subjects", "merge subjects", "multi id"],
             inputs=[
                 NestedSubject.Input(
                     f"subject_{number}",
                     optional=number > 2,
-                    tooltip="From Encode Subject, or from another Combine Subjects.",
+                    tooltip="A subject, or a set from another Combine Subjects. Each needs a name "
+                    "of its own.",
                 )
                 for number in range(1, 5)
             ],

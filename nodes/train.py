@@ -28,14 +28,20 @@ class TrainNestedEncoder(io.ComfyNode):
                 "For a few pictures, or to go on from an encoder; for whole data sets use the "
                 "training command (docs/training.md)."
             ),
-            search_aliases=["nested attention", "train", "finetune", "personalization"],
+            search_aliases=["train", "finetune", "personalization", "dreambooth"],
             is_experimental=True,
             inputs=_inputs(),
             outputs=[
                 NestedEncoder.Output(
-                    "trained", display_name="encoder", tooltip="Goes into Encode Subject."
+                    "trained",
+                    display_name="encoder",
+                    tooltip="The trained encoder, for Encode Subject.",
                 ),
-                LossMap.Output("loss_map", display_name="loss_map", tooltip="For Plot Loss Graph."),
+                LossMap.Output(
+                    "loss_map",
+                    display_name="loss_map",
+                    tooltip="The loss of each step, for Plot Loss Graph.",
+                ),
             ],
         )
 
@@ -109,27 +115,45 @@ def _for_each(lines: list[str], count: int) -> list[str]:
 
 def _inputs() -> list[Any]:
     return [
-        io.Model.Input("model", tooltip="The base: SD1.5, SD2 or SDXL family. It is not changed."),
+        io.Model.Input(
+            "model",
+            tooltip="The base to train for, of the SD1.5, SD2 or SDXL family. It is not changed.",
+        ),
         io.Clip.Input("clip", tooltip="The text encoder of the same model."),
         io.Vae.Input("vae", tooltip="The VAE of the same model."),
         io.ClipVision.Input(
-            "clip_vision", tooltip="The image model; Encode Subject needs the same one later."
+            "clip_vision",
+            tooltip="The image model that reads the pictures. Encode Subject needs the same one "
+            "later.",
         ),
-        io.Image.Input("images", tooltip="The pictures, a batch of one size."),
+        io.Image.Input("images", tooltip="The pictures to learn from, a batch of one size."),
         io.String.Input(
             "captions",
             default="a photo of <subject>",
             multiline=True,
-            tooltip="One line for each picture, or one for all. <subject> stands where the "
-            "subject is; the class word does, too.",
+            tooltip="What each picture shows: one line for each, or one for all. Write <subject>, "
+            "or the class word, where the subject is.",
         ),
         io.String.Input(
             "class_word",
             default="person",
             tooltip="What the subjects are, in one word that the text encoder knows.",
         ),
-        io.Int.Input("steps", default=500, min=1, max=1000000, tooltip="Steps to train."),
-        io.Int.Input("batch_size", default=4, min=1, max=1024, tooltip="Pictures in a step."),
+        io.Int.Input(
+            "steps",
+            default=500,
+            min=1,
+            max=1000000,
+            tooltip="How many steps to train. A few hundred show whether it learns; a good encoder "
+            "takes many more.",
+        ),
+        io.Int.Input(
+            "batch_size",
+            default=4,
+            min=1,
+            max=1024,
+            tooltip="How many pictures are in a step. More is steadier and takes more memory.",
+        ),
         io.Float.Input(
             "learning_rate",
             default=0.0001,
@@ -140,7 +164,12 @@ def _inputs() -> list[Any]:
             "half.",
         ),
         io.Int.Input(
-            "tokens", default=64, min=1, max=4096, tooltip="Nested tokens a reference becomes."
+            "tokens",
+            default=64,
+            min=1,
+            max=4096,
+            tooltip="How many nested tokens a reference becomes. More keep more detail and cost "
+            "more time.",
         ),
         io.Int.Input(
             "width",
@@ -148,43 +177,53 @@ def _inputs() -> list[Any]:
             min=64,
             max=4096,
             step=64,
-            tooltip="Inner width of the resampler; a multiple of 64.",
+            tooltip="Inner width of the resampler, a multiple of 64. Wider learns more and takes "
+            "more memory.",
         ),
-        io.Int.Input("depth", default=4, min=1, max=32, tooltip="Layers of the resampler."),
+        io.Int.Input(
+            "depth",
+            default=4,
+            min=1,
+            max=32,
+            tooltip="How many layers the resampler has. More learn more and take more memory.",
+        ),
         io.Float.Input(
             "token_weight",
             default=1.0,
             min=0.05,
             max=64.0,
             step=0.05,
-            tooltip="Multiplies the odds of the subject's token in the attention while it is "
-            "trained, and later by itself.",
+            tooltip="Multiplies the odds of the subject's word in the attention, while it is "
+            "trained and in every image later. 1 leaves them.",
         ),
         io.Int.Input(
             "seed",
             default=0,
             min=0,
             max=0xFFFFFFFFFFFFFFFF,
-            tooltip="Everything drawn by lot follows from it.",
+            tooltip="Decides everything that is drawn by lot; the same seed trains the same "
+            "encoder.",
         ),
         io.Boolean.Input(
             "gradient_checkpointing",
             default=True,
-            tooltip="Less memory, and slower by a third.",
+            tooltip="Saves memory and makes a step slower by a third. Switch it off where memory "
+            "suffices.",
         ),
         io.String.Input(
             "subjects",
             default="",
             multiline=True,
             optional=True,
-            tooltip="Who is in each picture, one name a line; pictures with one name show one "
-            "subject. Empty: each picture shows another one. One line: all show the same one.",
+            tooltip="Who is in each picture, one name a line; pictures with the same name show the "
+            "same subject. Empty: each shows another one; a single line: all show the same one.",
         ),
         io.String.Input(
             "save_as",
             default="",
             optional=True,
-            tooltip="Name of a file in models/nested_attention; empty saves nothing.",
+            tooltip="Name of the file in models/nested_attention to save the encoder to. Empty "
+            "saves nothing.",
         ),
         NestedEncoder.Input(
             "encoder",
@@ -194,7 +233,7 @@ def _inputs() -> list[Any]:
         io.Mask.Input(
             "masks",
             optional=True,
-            tooltip="Where the subjects are, one mask for each picture: they count more in the "
-            "loss, and references may lose their background.",
+            tooltip="Where the subjects are, one mask for each picture. These places count more in "
+            "the loss, and references may lose their background.",
         ),
     ]
