@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .nodes.extension import NestedAttentionExtension
 
+# The help pages of the nodes, in docs/ there; the editor finds them by the node's id.
+WEB_DIRECTORY = "./web"
+
 
 async def comfy_entrypoint() -> NestedAttentionExtension:
     """What the host calls once to get the pack's nodes."""
