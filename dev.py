@@ -418,6 +418,10 @@ def schema(host: Host, rest: Sequence[str]) -> int:
     return run(host, [str(ROOT / "commands" / "node_schema.py"), *rest])
 
 
+def archive(host: Host, rest: Sequence[str]) -> int:
+    return run(host, [str(ROOT / "commands" / "archive.py"), *rest])
+
+
 def lint(host: Host, rest: Sequence[str]) -> int:
     need(host, ["ruff", "pyright"])
     failed = 0
@@ -445,6 +449,7 @@ COMMANDS: dict[str, tuple[Callable[[Host, Sequence[str]], int], str]] = {
     "fullsize": (fullsize, "sample an SDXL or SD1.5 of full size with a subject: see --help"),
     "fetch-weights": (fetch_weights, "download the authors' encoder, after asking"),
     "schema": (schema, "renew the frozen schema of the nodes and their English texts"),
+    "archive": (archive, "build the archive that the registry makes: [--out F] [--list]"),
     "lint": (lint, "ruff and pyright, as in CI"),
     "setup": (setup, "only the set-up that every other command does by itself"),
 }
