@@ -12,6 +12,7 @@ from .maps import AttentionMaps, WatchAttention
 from .miniature import LoadMiniature
 from .prompt import NestedPrompt
 from .saved import LoadSubject, SaveSubject
+from .separate import SeparateSubjects
 from .settings import SubjectSettings
 from .subject import CombineSubjects, EncodeSubject
 from .train import TrainNestedEncoder
@@ -37,4 +38,5 @@ class NestedAttentionExtension(ComfyExtension):
             SubjectSettings,
             WatchAttention,
             AttentionMaps,
+            SeparateSubjects,
         ]
