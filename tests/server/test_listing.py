@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from driving import new_server
 from host_server import PACK_FOLDER, HostServer
@@ -104,3 +106,11 @@ def test_workflows_are_offered_as_templates(server, name):
     offered = server.get("/api/workflow_templates")
     assert name in offered[PACK_FOLDER]
     assert server.get(f"/api/workflow_templates/{PACK_FOLDER}/{name}.json")["nodes"]
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_every_template_has_a_small_thumbnail(server, name):
+    status, file = server.request(f"/api/workflow_templates/{PACK_FOLDER}/{name}.jpg")
+    assert status == 200 and len(file) < 40_000
+    with Image.open(io.BytesIO(file)) as image:
+        assert image.format == "JPEG" and image.size == (256, 256)
