@@ -375,6 +375,11 @@ def demo(host: Host, rest: Sequence[str]) -> int:
     return run(host, [str(ROOT / "commands" / "demo.py"), *rest])
 
 
+def thumbnails(host: Host, rest: Sequence[str]) -> int:
+    need(host, ["torch", "pillow"])
+    return run(host, [str(ROOT / "commands" / "thumbnails.py"), *rest])
+
+
 def test(host: Host, rest: Sequence[str]) -> int:
     need(host, ["torch", "pytest", "hypothesis"])
     # More threads than free cores make small CPU jobs many times slower.
@@ -458,6 +463,7 @@ COMMANDS: dict[str, tuple[Callable[[Host, Sequence[str]], int], str]] = {
     "eval": (evaluate, "measure identity and prompt alignment"),
     "compatibility": (compatibility, "write docs/compatibility.md out of its tests"),
     "bench": (bench, "time and memory that subjects cost: [--quick] [--json F]"),
+    "thumbnails": (thumbnails, "the pictures of the templates, out of the workflows: [NAME...]"),
     "fullsize": (fullsize, "sample an SDXL or SD1.5 of full size with a subject: see --help"),
     "fetch-weights": (fetch_weights, "download the authors' encoder, after asking"),
     "schema": (schema, "renew the frozen schema of the nodes and their English texts"),

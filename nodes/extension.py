@@ -7,6 +7,7 @@ from comfy_api.latest import ComfyExtension, io
 from .apply import ApplyNestedAttention
 from .encoder import LoadNestedEncoder
 from .faces import CropFaces
+from .example import ExamplePicture
 from .host.files import register_folder
 from .host.subject_files import register_subjects
 from .maps import AttentionMaps, WatchAttention
@@ -46,4 +47,5 @@ class NestedAttentionExtension(ComfyExtension):
             AttentionMaps,
             CropFaces,
             SeparateSubjects,
+            ExamplePicture,
         ]

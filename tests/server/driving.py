@@ -13,6 +13,7 @@ from pack import ROOT, host_path
 
 REFERENCES = ROOT / "models" / "references"
 Graph = dict[str, Any]
+MUTED = 2
 
 
 def new_server(base: Path, **options: Any) -> HostServer:
@@ -53,3 +54,39 @@ def forget(server: HostServer) -> None:
             "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
         }
     )
+
+
+def api_form(document: dict[str, Any], info: dict[str, Any]) -> Graph:
+    """What the browser would queue for a workflow in UI form: everything that is not muted."""
+    sources = {link[0]: [str(link[1]), link[2]] for link in document["links"]}
+    graph = {}
+    for node in document["nodes"]:
+        if node["type"] not in info:
+            assert node["type"] in ("MarkdownNote", "Note"), node["type"]
+            continue
+        if node["mode"] == MUTED:
+            continue
+        widgets = [slot["widget"]["name"] for slot in node["inputs"] if slot.get("widget")]
+        values = list(node["widgets_values"])
+        if "seed" in widgets:
+            values.pop(widgets.index("seed") + 1)
+        inputs = dict(zip(widgets, values, strict=True))
+        inputs.pop("upload", None)
+        for slot in node["inputs"]:
+            if slot["link"] is not None:
+                inputs[slot["name"]] = sources[slot["link"]]
+        graph[str(node["id"])] = {
+            "class_type": node["type"],
+            "inputs": inputs,
+            "_meta": {"title": node["title"]},
+        }
+    return graph
+
+
+def set_mode(document: dict[str, Any], group: str, mode: int) -> None:
+    """Gives all nodes of the group whose title begins so a mode: 0, or MUTED as by Ctrl+M."""
+    (box,) = (g["bounding"] for g in document["groups"] if g["title"].startswith(group))
+    for node in document["nodes"]:
+        x, y = node["pos"]
+        if box[0] <= x < box[0] + box[2] and box[1] <= y < box[1] + box[3]:
+            node["mode"] = mode

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from driving import new_server
 from host_server import PACK_FOLDER, HostServer
+from pack import ROOT
 
 NODES = {
     "NestedAttentionLoadMiniature",
@@ -24,7 +27,11 @@ NODES = {
     "NestedAttentionMaps",
     "NestedAttentionCropFaces",
     "NestedAttentionSeparate",
+    "NestedAttentionExamplePicture",
 }
+TEMPLATES = sorted(
+    path.stem for path in (ROOT / "workflows").glob("*.json") if not path.stem.endswith("_api")
+)
 FOLDERS_WITH_LISTS = ("checkpoints", "clip_vision", "vae", "loras", "diffusion_models")
 
 
@@ -96,8 +103,16 @@ def test_a_copy_loads_as_a_link_does_and_a_user_s_own_lists_stay(server, tmp_pat
     assert listed[loader]["input"] == without[loader]["input"]
 
 
-@pytest.mark.parametrize("name", ["two_subjects.json"])
+@pytest.mark.parametrize("name", TEMPLATES)
 def test_workflows_are_offered_as_templates(server, name):
     offered = server.get("/api/workflow_templates")
-    assert name.removesuffix(".json") in offered[PACK_FOLDER]
-    assert server.get(f"/api/workflow_templates/{PACK_FOLDER}/{name}")["nodes"]
+    assert name in offered[PACK_FOLDER]
+    assert server.get(f"/api/workflow_templates/{PACK_FOLDER}/{name}.json")["nodes"]
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_every_template_has_a_small_thumbnail(server, name):
+    status, file = server.request(f"/api/workflow_templates/{PACK_FOLDER}/{name}.jpg")
+    assert status == 200 and len(file) < 40_000
+    with Image.open(io.BytesIO(file)) as image:
+        assert image.format == "JPEG" and image.size == (256, 256)
