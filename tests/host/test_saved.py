@@ -86,7 +86,7 @@ def test_nothing_is_written_over(sd15: World, host: Any, folder: Path) -> None:
 @pytest.mark.parametrize(
     "filename",
     ["../x", "..", "/etc/x", "a/b", "a\\b", "C:x", "x\0", "a\nb", "NUL", "com1.x", ".hidden", "a.",
-     "x" * 300, "~", "$HOME", "a:b", "…/x", "%2e%2e", "x.."],
+     "x" * 300, "~", "$HOME", "a:b", "…/x", "%2e%2e", "x..", "CON .x", "COM¹", "lpt².y"],
 )  # fmt: skip
 def test_no_name_leads_out_of_the_folder(
     sd15: World, host: Any, folder: Path, filename: str
