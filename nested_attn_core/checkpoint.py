@@ -195,6 +195,8 @@ def save_encoder(
     _refuse_non_finite("The encoder", state, "train it again from an earlier state")
     unfinished = path.with_name(path.name + ".part")
     try:
+        # A link in its place would be followed.
+        unfinished.unlink(missing_ok=True)
         save_file(state, unfinished, metadata={METADATA_KEY: json.dumps(info.to_dict())})
         os.replace(unfinished, path)
     finally:

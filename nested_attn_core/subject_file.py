@@ -98,6 +98,8 @@ def save_subject(path: str | Path, saved: SavedSubject) -> None:
     tokens = saved.tokens.detach().cpu().contiguous()
     unfinished = path.with_name(path.name + ".part")
     try:
+        # A link in its place would be followed.
+        unfinished.unlink(missing_ok=True)
         save_file({TENSOR: tokens}, unfinished, metadata={METADATA_KEY: json.dumps(about)})
         os.replace(unfinished, path)
     finally:

@@ -115,6 +115,8 @@ def _save_thumbnail(path: Path, pixels: Tensor, notes: Mapping[str, Any]) -> Non
             info.add_text(name, json.dumps(note))
     unfinished = path.with_name(path.name + ".part")
     try:
+        # A link in its place would be followed.
+        unfinished.unlink(missing_ok=True)
         picture.save(unfinished, format="PNG", pnginfo=info)
         os.replace(unfinished, path)
     finally:

@@ -35,13 +35,8 @@ def whole(bench: Bench) -> dict[str, bytes]:
     return whole_files(bench.world, bench.folder)
 
 
-@pytest.fixture(params=["encoders", "subjects"])
-def place(request: pytest.FixtureRequest, bench: Bench) -> Iterator[Path]:
-    """A folder of the pack, with a folder called as a file, and a link to nowhere, in it."""
-    yield from _place(bench.folder / request.param)
-
-
 def _place(folder: Path) -> Iterator[Path]:
+    """A folder of the pack, with a folder called as a file, and a link to nowhere, in it."""
     (folder / "folder.safetensors").mkdir(exist_ok=True)
     link = folder / "link.safetensors"
     if not link.is_symlink():
