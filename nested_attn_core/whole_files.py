@@ -19,6 +19,8 @@ def save_whole(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str,
     """
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
+        # A link in its place would be followed.
+        unfinished.unlink(missing_ok=True)
         unfinished.touch()
         mode = stat.S_IMODE(unfinished.stat().st_mode)
         save_file(dict(tensors), str(unfinished), metadata=dict(metadata))

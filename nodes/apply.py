@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..nested_attn_core.attention import NormControl
 from ..nested_attn_core.subject import Subject, Subjects
+from .checks import checked
 from .host.binding import bind_model
 from .host.text import bind_clip
 from .sockets import NEIGHBOURS, NestedSubject, schema
@@ -47,6 +48,7 @@ class ApplyNestedAttention(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         model: Any,

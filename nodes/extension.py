@@ -6,8 +6,8 @@ from comfy_api.latest import ComfyExtension, io
 
 from .apply import ApplyNestedAttention
 from .encoder import LoadNestedEncoder
-from .faces import CropFaces
 from .example import ExamplePicture
+from .faces import CropFaces
 from .host.files import register_folder
 from .host.subject_files import register_subjects
 from .maps import AttentionMaps, WatchAttention

@@ -7,8 +7,10 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..nested_attn_core.errors import NestedAttentionError
 from ..nested_attn_core.layers import GROUPS
 from ..nested_attn_core.recording import PERIODS
+from .checks import checked
 from .host.drawn_maps import draw
 from .host.watching import Watcher
 from .sockets import AttentionRecorder, schema
@@ -50,6 +52,7 @@ class WatchAttention(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, model: Any) -> io.NodeOutput:
         watcher = Watcher()
         return io.NodeOutput(watcher.install(model), watcher)
@@ -114,7 +117,18 @@ class AttentionMaps(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, recorder: Watcher, image: Tensor, steps: str, layers: str) -> io.NodeOutput:
-        periods = PERIODS if steps == ALL else (steps,)
-        groups = GROUPS if layers == ALL else (layers,)
+        periods = _chosen("steps", steps, PERIODS)
+        groups = _chosen("layers", layers, GROUPS)
         return io.NodeOutput(*draw(recorder.record, image, periods, groups))
+
+
+def _chosen(name: str, value: str, known: tuple[str, ...]) -> tuple[str, ...]:
+    if value == ALL:
+        return known
+    if value not in known:
+        raise NestedAttentionError(
+            f'{name} is "{value}"; choose {ALL} or one of {", ".join(known)}.'
+        )
+    return (value,)

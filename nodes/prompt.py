@@ -7,6 +7,7 @@ from typing import Any
 from comfy_api.latest import io, ui
 
 from ..nested_attn_core.errors import NestedAttentionError
+from .checks import checked
 from .host.report import binding_report
 from .sockets import schema
 
@@ -50,6 +51,7 @@ class NestedPrompt(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, clip: Any, text: str) -> io.NodeOutput:
         if not text.strip():
             raise NestedAttentionError(

@@ -11,6 +11,7 @@ from ..nested_attn_core.errors import NestedAttentionError
 from ..nested_attn_core.placeholders import clean_name
 from ..nested_attn_core.subject import Subject, Subjects
 from ..nested_attn_core.subject_file import load_subject
+from .checks import checked
 from .host.memory import LoadedEncoder
 from .host.subject_files import SUBJECTS, store, subject_names, subject_path
 from .sockets import NEIGHBOURS, NestedEncoder, NestedSubject, schema
@@ -62,6 +63,7 @@ class SaveSubject(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls, subject: Subject | Subjects, filename: str, thumbnail: Tensor | None = None
     ) -> io.NodeOutput:
@@ -128,6 +130,7 @@ class LoadSubject(io.ComfyNode):
         return f"{subject_name} {state.st_size} {state.st_mtime_ns}"
 
     @classmethod
+    @checked
     def execute(cls, encoder: LoadedEncoder, subject_name: str, name: str = "") -> io.NodeOutput:
         saved = load_subject(subject_path(subject_name))
         wanted = clean_name(name) if name.strip() else None

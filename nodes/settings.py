@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..nested_attn_core.layers import LayerWeights
 from ..nested_attn_core.subject import Subject, Subjects
+from .checks import checked
 from .sockets import NEIGHBOURS, NestedSubject, schema
 
 
@@ -38,6 +39,7 @@ class SubjectSettings(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         subject: Subject | Subjects,

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..nested_attn_core.placeholders import clean_name
 from ..nested_attn_core.subject import Subject, Subjects
+from .checks import checked
 from .host.memory import LoadedEncoder
 from .host.vision import CROP, PAD, image_features, seen
 from .sockets import NEIGHBOURS, NestedEncoder, NestedSubject, schema
@@ -81,6 +82,7 @@ class EncodeSubject(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         encoder: LoadedEncoder,
@@ -132,6 +134,7 @@ class CombineSubjects(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, **subjects: Subject | Subjects | None) -> io.NodeOutput:
         parts = [subjects[name] for name in sorted(subjects)]
         return io.NodeOutput(Subjects.of(*(part for part in parts if part is not None)))

@@ -8,6 +8,8 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..nested_attn_core.errors import NestedAttentionError
+from ..nested_attn_core.pictures import check_pictures
+from .checks import checked
 from .host.graph_training import Wishes, path_for, save_trained, train_in_graph
 from .host.memory import LoadedEncoder
 from .sockets import NestedEncoder, schema
@@ -46,6 +48,7 @@ class TrainNestedEncoder(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         model: Any,
@@ -73,6 +76,7 @@ class TrainNestedEncoder(io.ComfyNode):
             raise NestedAttentionError(
                 "The class word is empty; write what the subjects are, for example cat."
             )
+        check_pictures(images, "batch of pictures")
         path = path_for(save_as.strip()) if save_as.strip() else None
         count = len(images)
         names = _lines(subjects) or [f"picture {number}" for number in range(count)]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...nested_attn_core.errors import NestedAttentionError
 from ...nested_attn_core.heat import favourites, heat, heat_over, token_colours
+from ...nested_attn_core.pictures import check_pictures
 from ...nested_attn_core.recording import AttentionRecord
 
 _LINE = 16
@@ -26,8 +27,9 @@ def draw(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Heat maps and token maps, each (subjects * images, H, W, 3), and the legend (1, h, w, 3).
 
-    Raises NestedAttentionError where nothing was recorded.
+    Raises NestedAttentionError where nothing was recorded, and for an image that is none.
     """
+    check_pictures(images, "image")
     if record is None or not record.names:
         raise NestedAttentionError(
             "No subject was watched; connect the MODEL of Watch Attention to the sampler whose "

@@ -34,9 +34,10 @@ def encoder_names() -> list[str]:
 
 def encoder_path(name: str) -> Path:
     """The file of a name; raises NestedAttentionError if there is none."""
-    if name in _shipped():
+    # The API takes any value here.
+    if isinstance(name, str) and name in _shipped():
         return _shipped()[name]
-    found = folder_paths.get_full_path(FOLDER, name)
+    found = folder_paths.get_full_path(FOLDER, name) if isinstance(name, str) and name else None
     if found is None:
         raise NestedAttentionError(
             f'There is no encoder "{name}"; put its file into models/{FOLDER}, refresh the page '

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +12,15 @@ import comfy.model_management
 import comfy.utils
 import folder_paths
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ...nested_attn_core.attention import NormControl
 from ...nested_attn_core.checkpoint import EncoderInfo, save_encoder
 from ...nested_attn_core.encoder import NestedEncoder
 from ...nested_attn_core.errors import NestedAttentionError
+from ...nested_attn_core.file_names import SUFFIX, file_stem
+from ...nested_attn_core.pictures import check_masks
 from ...nested_attn_core.training.in_memory import FewPictures
 from ...nested_attn_core.training.methods import NestedMethod
 from ...nested_attn_core.training.objective import Noising
@@ -33,6 +37,9 @@ from .memory import LoadedEncoder
 from .sheets import encoder_in_host
 from .sites import site_projections
 from .training import FrozenDenoiser
+from .vision import SMALLEST_SIDE
+
+log = logging.getLogger("nested_attention")
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,15 @@ def train_in_graph(
 
     Raises NestedAttentionError, in one sentence, for what cannot be trained on, and the host's
     own exception where the user interrupts."""
+    if min(images.shape[1:3]) < SMALLEST_SIDE:
+        raise NestedAttentionError(
+            f"The pictures are {images.shape[2]} x {images.shape[1]} pixels, too small to train "
+            f"on; give at least {SMALLEST_SIDE} x {SMALLEST_SIDE}."
+        )
+    images = images[..., :3].float()
+    if masks is not None:
+        check_masks(masks, "batch of masks")
+        masks = masks.reshape(-1, *masks.shape[-2:]).float()
     # The host runs its nodes where no gradient can be taken.
     with torch.inference_mode(False), torch.enable_grad():
         frozen = FrozenModels(
@@ -96,18 +112,22 @@ def train_in_graph(
 
 def path_for(name: str) -> Path:
     """The file of that name in the host's models/nested_attention."""
-    if Path(name).name != name or name in (".", ".."):
-        raise NestedAttentionError(
-            f'"{name}" is no name for a file; use letters, digits, "_", "-" and ".".'
-        )
-    folder = Path(folder_paths.get_folder_paths(FOLDER)[0])
-    return folder / f"{name.removesuffix('.safetensors')}.safetensors"
+    return Path(folder_paths.get_folder_paths(FOLDER)[0]) / f"{file_stem(name)}{SUFFIX}"
 
 
 def save_trained(encoder: LoadedEncoder, path: Path) -> None:
-    """Writes an encoder, in fp16."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_encoder(path, encoder.patcher.model, encoder.info, torch.float16)
+    """Writes an encoder, in fp16. Where it cannot be written the log says so, as an exception would
+    lose the training."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_encoder(path, encoder.patcher.model, encoder.info, torch.float16)
+    except (OSError, SafetensorError) as error:
+        log.error(
+            "The encoder cannot be saved as models/%s/%s (%s); it lasts until its node runs again.",
+            FOLDER,
+            path.name,
+            getattr(error, "strerror", None) or error,
+        )
 
 
 def _train(

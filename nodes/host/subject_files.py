@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,14 +16,13 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from ...nested_attn_core.errors import NestedAttentionError
+from ...nested_attn_core.file_names import SUFFIX, file_stem
+from ...nested_attn_core.pictures import check_pictures
 from ...nested_attn_core.subject import Subject
 from ...nested_attn_core.subject_file import SavedSubject, save_subject
 
 SUBJECTS = "nested_subjects"
-_SUFFIX = ".safetensors"
 _THUMBNAIL_SIDE = 512
-# What Windows opens as a device, whatever the folder and the ending.
-_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)", re.IGNORECASE)
 
 
 def register_subjects() -> None:
@@ -32,7 +30,7 @@ def register_subjects() -> None:
     default = Path(folder_paths.models_dir) / SUBJECTS
     folder_paths.add_model_folder_path(SUBJECTS, str(default))
     paths, extensions = folder_paths.folder_names_and_paths[SUBJECTS]
-    folder_paths.folder_names_and_paths[SUBJECTS] = (paths, set(extensions) | {_SUFFIX})
+    folder_paths.folder_names_and_paths[SUBJECTS] = (paths, set(extensions) | {SUFFIX})
     with contextlib.suppress(OSError):
         default.mkdir(parents=True, exist_ok=True)
 
@@ -44,7 +42,8 @@ def subject_names() -> list[str]:
 
 def subject_path(name: str) -> Path:
     """The file of a name in the list; raises NestedAttentionError if there is none."""
-    found = folder_paths.get_full_path(SUBJECTS, name) if name else None
+    # The API takes any value here.
+    found = folder_paths.get_full_path(SUBJECTS, name) if isinstance(name, str) and name else None
     if found is None:
         raise NestedAttentionError(
             f'There is no saved subject "{name}"; save one by Save Subject, or put its file into '
@@ -62,7 +61,9 @@ def store(
     over. `notes` go into the PNG, as the host's own Save Image writes them. Raises
     NestedAttentionError for a name that is none, and where the folder cannot be written to.
     """
-    stem = _stem(filename or subject.name)
+    stem = file_stem(filename or subject.name)
+    if image is not None:
+        check_pictures(image, "thumbnail")
     folder = Path(folder_paths.get_folder_paths(SUBJECTS)[0])
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -82,18 +83,6 @@ def store(
     return path
 
 
-def _stem(filename: str) -> str:
-    stem = filename.strip().removesuffix(_SUFFIX).strip()
-    # \w is letters and digits of any script, so that no separator of any system passes.
-    whole = re.fullmatch(r"[\w\- ]+(\.[\w\- ]+)*", stem)
-    if whole is None or len(stem.encode()) > 200 or _DEVICES.fullmatch(stem.split(".")[0]):
-        raise NestedAttentionError(
-            f'"{filename}" is no name for a file; use letters, digits, spaces, "_" and "-", and '
-            "no folder, for example anna."
-        )
-    return stem
-
-
 def _reserved(folder: Path, stem: str) -> Path:
     """An empty file of our own under the first free name; no other program can take it then."""
     for path in _candidates(folder, stem):
@@ -109,10 +98,10 @@ def _reserved(folder: Path, stem: str) -> Path:
 
 
 def _candidates(folder: Path, stem: str) -> Iterator[Path]:
-    yield folder / f"{stem}{_SUFFIX}"
+    yield folder / f"{stem}{SUFFIX}"
     number = 2
     while True:
-        yield folder / f"{stem}_{number}{_SUFFIX}"
+        yield folder / f"{stem}_{number}{SUFFIX}"
         number += 1
 
 
@@ -126,6 +115,8 @@ def _save_thumbnail(path: Path, pixels: Tensor, notes: Mapping[str, Any]) -> Non
             info.add_text(name, json.dumps(note))
     unfinished = path.with_name(path.name + ".part")
     try:
+        # A link in its place would be followed.
+        unfinished.unlink(missing_ok=True)
         picture.save(unfinished, format="PNG", pnginfo=info)
         os.replace(unfinished, path)
     finally:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...nested_attn_core.errors import NestedAttentionError
+from ...nested_attn_core.pictures import check_masks, check_pictures
 from .backbones import check_backbone
 from .memory import LoadedEncoder
 
@@ -32,7 +33,7 @@ def reference_frames(
     if framing not in (PAD, CROP):
         raise NestedAttentionError(f'The framing is "{framing}"; choose {PAD} or {CROP}.')
     check_images(images)
-    images = images[..., :3]
+    images = images[..., :3].float()
     if mask is None:
         parts = [images]
     else:
@@ -79,20 +80,7 @@ def _squared(images: Tensor) -> Tensor:
 
 def check_images(images: Any) -> None:
     """Raises NestedAttentionError for what is no usable image (B, H, W, 3 or 4)."""
-    if not isinstance(images, Tensor) or images.ndim != 4 or len(images) == 0:
-        raise NestedAttentionError(
-            "There is no reference image; connect an image of the subject, for example from Load "
-            "Image."
-        )
-    if images.shape[-1] not in (3, 4):
-        raise NestedAttentionError(
-            f"The reference image has {images.shape[-1]} channels; an RGB image is needed."
-        )
-    if not bool(torch.isfinite(images).all()):
-        raise NestedAttentionError(
-            "The reference image holds NaN or infinite numbers; check the node that makes it (a "
-            "VAE in half precision may be the cause)."
-        )
+    check_pictures(images, "reference image")
     _check_size("reference image", images.shape[1], images.shape[2])
 
 
@@ -105,6 +93,7 @@ def _check_size(what: str, height: int, width: int) -> None:
 
 
 def _check_mask(mask: Tensor, images: Tensor) -> Tensor:
+    check_masks(mask, "crop mask")
     marks = mask.reshape(-1, *mask.shape[-2:]) > 0.5
     if marks.shape[1:] != images.shape[1:3] or len(marks) not in (1, len(images)):
         raise NestedAttentionError(

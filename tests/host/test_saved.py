@@ -86,7 +86,7 @@ def test_nothing_is_written_over(sd15: World, host: Any, folder: Path) -> None:
 @pytest.mark.parametrize(
     "filename",
     ["../x", "..", "/etc/x", "a/b", "a\\b", "C:x", "x\0", "a\nb", "NUL", "com1.x", ".hidden", "a.",
-     "x" * 300, "~", "$HOME", "a:b", "…/x", "%2e%2e", "x.."],
+     "x" * 300, "~", "$HOME", "a:b", "…/x", "%2e%2e", "x..", "CON .x", "COM¹", "lpt².y"],
 )  # fmt: skip
 def test_no_name_leads_out_of_the_folder(
     sd15: World, host: Any, folder: Path, filename: str
@@ -95,6 +95,24 @@ def test_no_name_leads_out_of_the_folder(
         save(host, sd15.subject(), filename, PICTURE)
     assert "is no name for a file" in str(error.value)
     assert not folder.exists() and [p.name for p in folder.parent.iterdir()] == []
+
+
+def test_links_in_the_folder_are_not_followed(
+    sd15: World, host: Any, folder: Path, tmp_path: Path
+) -> None:
+    folder.mkdir()
+    outside = tmp_path / "outside"
+    outside.write_text("mine")
+    laid = ["anna.safetensors", "anna_2.png", "anna_3.safetensors.part", "anna_3.png.part"]
+    try:
+        for name in laid:
+            (folder / name).symlink_to(outside if name != "anna_2.png" else tmp_path / "nowhere")
+    except OSError:
+        pytest.skip("this system allows no links")
+    assert "saved as anna_3.safetensors" in save(host, sd15.subject(), "anna", PICTURE)
+    assert outside.read_text() == "mine" and not (tmp_path / "nowhere").exists()
+    for name in ("anna_3.safetensors", "anna_3.png"):
+        assert (folder / name).is_file() and not (folder / name).is_symlink()
 
 
 @pytest.mark.parametrize("filename", ["anna", "änna 2", "v1.5 anna", "名前", "a-b_c", " anna "])
