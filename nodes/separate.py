@@ -7,6 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..nested_attn_core.separation import ASSIGNMENTS, Separation
+from .checks import checked
 from .host.separating import separated
 from .sockets import schema
 
@@ -37,6 +38,7 @@ class SeparateSubjects(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         model: Any,
