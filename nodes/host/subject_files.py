@@ -36,8 +36,16 @@ def register_subjects() -> None:
 
 
 def subject_names() -> list[str]:
-    """What Load Subject offers."""
-    return folder_paths.get_filename_list(SUBJECTS)
+    """What Load Subject offers: all files but empty ones, which a save that was cut off leaves."""
+    return [name for name in folder_paths.get_filename_list(SUBJECTS) if not _is_empty(name)]
+
+
+def _is_empty(name: str) -> bool:
+    path = folder_paths.get_full_path(SUBJECTS, name)
+    try:
+        return path is None or Path(path).stat().st_size == 0
+    except OSError:
+        return True
 
 
 def subject_path(name: str) -> Path:

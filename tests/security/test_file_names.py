@@ -17,8 +17,8 @@ from nested_attn_core.subject_file import SavedSubject, save_subject
 
 PIECES = st.sampled_from(
     ["..", ".", "/", "\\", ":", "\0", " ", "C:", "\\\\?\\", "con", "NUL", "COM1", "lpt\u00b9", "~",
-     "$", "%2e", "\u2024", "\uff0e", "\uff0f", "\u2215", "\u202e", "\n", "anna", "x" * 210, "é" * 101,
-     "*", "?", '"', "<", ">", "|", ".safetensors", "-", "_"]
+     "$", "%2e", "\u2024", "\uff0e", "\uff0f", "\u2215", "\u202e", "\n", "anna", "x" * 210,
+     "é" * 101, "*", "?", '"', "<", ">", "|", ".safetensors", "-", "_"]
 )  # fmt: skip
 NAMES = st.one_of(
     st.text(max_size=30), st.lists(PIECES, max_size=6).map("".join),
