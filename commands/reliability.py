@@ -1,7 +1,8 @@
 """Runs the fuzz, load and kill tests in their long form, and keeps their figures.
 
 `python3 dev.py test --long` runs them; `--json F` keeps the figures in a file, `--page` writes them
-into docs/reliability.md, and `--from F...` writes it from files of earlier runs. Everything else goes to pytest (`-k load`, `--hypothesis-seed=1`).
+into docs/reliability.md, and `--from F...` writes it from files of earlier runs. Everything else
+goes to pytest (`-k load`, `--hypothesis-seed=1`).
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from ...nested_attn_core.file_names import SUFFIX, file_stem
 from ...nested_attn_core.pictures import check_pictures
 from ...nested_attn_core.subject import Subject
 from ...nested_attn_core.subject_file import SavedSubject, save_subject
+from .files import full_path
 
 SUBJECTS = "nested_subjects"
 _THUMBNAIL_SIDE = 512
@@ -50,8 +51,7 @@ def _is_empty(name: str) -> bool:
 
 def subject_path(name: str) -> Path:
     """The file of a name in the list; raises NestedAttentionError if there is none."""
-    # The API takes any value here.
-    found = folder_paths.get_full_path(SUBJECTS, name) if isinstance(name, str) and name else None
+    found = full_path(SUBJECTS, name)
     if found is None:
         raise NestedAttentionError(
             f'There is no saved subject "{name}"; save one by Save Subject, or put its file into '
