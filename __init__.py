@@ -5,7 +5,10 @@ The door of the pack: the host calls comfy_entrypoint and finds everything else 
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
+
+from .nodes.host.versions import too_old
 
 if TYPE_CHECKING:
     from .nodes.extension import NestedAttentionExtension
@@ -19,3 +22,9 @@ async def comfy_entrypoint() -> NestedAttentionExtension:
     from .nodes.extension import NestedAttentionExtension
 
     return NestedAttentionExtension()
+
+
+if _problem := too_old():
+    logging.getLogger("nested_attention").error(_problem)
+    # Even hosts before entry points take this for a pack, here of no nodes, and log nothing more.
+    NODE_CLASS_MAPPINGS: dict[str, type] = {}

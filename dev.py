@@ -382,6 +382,10 @@ def thumbnails(host: Host, rest: Sequence[str]) -> int:
 
 def test(host: Host, rest: Sequence[str]) -> int:
     need(host, ["torch", "pytest", "hypothesis"])
+    if "--long" in rest:
+        rest = [word for word in rest if word != "--long"]
+        script = str(ROOT / "commands" / "reliability.py")
+        return run(host, [script, *rest], cwd=ROOT, OMP_NUM_THREADS="1")
     # More threads than free cores make small CPU jobs many times slower.
     return run(host, ["-m", "pytest", *rest], cwd=ROOT, OMP_NUM_THREADS="1")
 
@@ -455,7 +459,10 @@ def setup(host: Host, rest: Sequence[str]) -> int:
 
 COMMANDS: dict[str, tuple[Callable[[Host, Sequence[str]], int], str]] = {
     "demo": (demo, "two subjects in one image, through the real host: [--out DIR]"),
-    "test": (test, "every test; arguments go to pytest"),
+    "test": (
+        test,
+        "every test; arguments go to pytest; --long: fuzz, load and kill tests at length",
+    ),
     "train": (
         train,
         "train an encoder from a settings file, or the miniature: see --help",

@@ -119,6 +119,26 @@ class HostServer:
             process.kill()
             process.wait()
 
+    @property
+    def pid(self) -> int:
+        """Of the running server."""
+        self._check_alive()
+        assert self._process is not None
+        return self._process.pid
+
+    def kill(self) -> None:
+        """Ends the server as a power cut would: nothing in it can answer."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait()
+
+    def ended(self, patience: float = 60.0) -> None:
+        """Waits for a server that ends by itself."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.wait(patience)
+
     def log_text(self) -> str:
         return self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import Any
 
 from comfy_api.latest import io
+
+from .host.versions import known_fields
 
 CATEGORY = "nested attention"
 # Words of neighbouring packs, under which their users look for such a node.
@@ -15,15 +16,7 @@ NestedEncoder = io.Custom("NESTED_ENCODER")
 NestedSubject = io.Custom("NESTED_SUBJECT")
 AttentionRecorder = io.Custom("NESTED_ATTENTION_RECORDER")
 
-_KNOWN = {field.name for field in fields(io.Schema)}
-
 
 def schema(**options: Any) -> io.Schema:
     """io.Schema without the fields that this host does not know yet."""
-    return io.Schema(
-        **{
-            name: value
-            for name, value in {"category": CATEGORY, **options}.items()
-            if name in _KNOWN
-        }
-    )
+    return io.Schema(**known_fields(io.Schema, {"category": CATEGORY, **options}))

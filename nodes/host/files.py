@@ -37,13 +37,24 @@ def encoder_path(name: str) -> Path:
     # The API takes any value here.
     if isinstance(name, str) and name in _shipped():
         return _shipped()[name]
-    found = folder_paths.get_full_path(FOLDER, name) if isinstance(name, str) and name else None
+    found = full_path(FOLDER, name)
     if found is None:
         raise NestedAttentionError(
             f'There is no encoder "{name}"; put its file into models/{FOLDER}, refresh the page '
             "and choose it again."
         )
     return Path(found)
+
+
+def full_path(folder: str, name: object) -> str | None:
+    """The file of a name among the host's folders of that kind, or None.
+
+    The API takes any value for a name, and workflows from Windows have "\\" between folders.
+    """
+    if not isinstance(name, str) or not name:
+        return None
+    found = folder_paths.get_full_path(folder, name)
+    return found or folder_paths.get_full_path(folder, name.replace("\\", "/"))
 
 
 def _shipped() -> dict[str, Path]:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import comfy.model_management
-import comfy.model_patcher
 import comfy.ops
 import torch
 from torch import Tensor, nn
@@ -24,6 +23,7 @@ from ...nested_attn_core.checkpoint import (
 from ...nested_attn_core.fingerprint import weights_fingerprint
 from ...nested_attn_core.release.report import summary
 from ...nested_attn_core.subject import Subject
+from .versions import patcher_class
 
 log = logging.getLogger("nested_attention")
 
@@ -94,9 +94,7 @@ def load(path: str | Path, label: str) -> LoadedEncoder:
 
 def in_patcher(model: nn.Module) -> Any:
     """A model of ours in the host's patcher."""
-    # The host puts another class in its place while it starts.
-    kind = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
-    return kind(
+    return patcher_class()(
         model,
         load_device=comfy.model_management.get_torch_device(),
         offload_device=comfy.model_management.unet_offload_device(),

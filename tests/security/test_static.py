@@ -24,8 +24,8 @@ def test_the_shipped_code_keeps_the_rules() -> None:
     "text",
     [
         "import pickle", "from urllib.request import urlopen", "import requests",
-        "import os, socket",
-        "def f():\n    import subprocess", "eval('1')", "exec(x)", "__import__('os')",
+        "import os, socket", "def f():\n    import subprocess", "eval('1')", "exec(x)",
+        "__import__('os')",
         "import os\nos.system('x')", "os.popen('x')", "os.execv('x', [])", "torch.load(path)",
         "torch.load(path, weights_only=False)", "np.load(path)", "np.load(path, allow_pickle=True)",
         "from huggingface_hub import hf_hub_download", "model.from_pretrained('x')",

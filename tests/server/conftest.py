@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 
 import pytest
 
-from driving import Graph, first_reference, new_server
+from driving import Graph, new_server, prepared, upload_references
 from host_server import HostServer
-from pack import ROOT
 
 
 @pytest.fixture(scope="session")
@@ -23,22 +21,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostServer]:
 def workflow(server: HostServer) -> Callable[[str], Graph]:
     """A shipped workflow by its file name, its Load Image nodes filled with held-out references,
     sampled with few steps."""
-    names = {
-        domain: server.upload(first_reference(domain), f"{domain}.png")
-        for domain in ("person", "kitten")
-    }
-
-    def prepared(name: str) -> Graph:
-        graph = json.loads((ROOT / "workflows" / name).read_text(encoding="utf-8"))
-        for node in graph.values():
-            if node["class_type"] == "LoadImage":
-                kitten = "kitten" in node.get("_meta", {}).get("title", "").lower()
-                node["inputs"]["image"] = names["kitten" if kitten else "person"]
-            if node["class_type"] == "KSampler":
-                node["inputs"]["steps"] = 4
-        return graph
-
-    return prepared
+    names = upload_references(server)
+    return lambda name: prepared(name, names)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 import sys
 from pathlib import Path
@@ -26,6 +27,26 @@ def first_reference(domain: str) -> Path:
     found = sorted((REFERENCES / domain).glob("*.png"))
     assert found, f"no reference pictures in models/references/{domain}"
     return found[0]
+
+
+def upload_references(server: HostServer) -> dict[str, str]:
+    """A held-out reference of each kind among the server's inputs; their names there."""
+    return {
+        domain: server.upload(first_reference(domain), f"{domain}.png")
+        for domain in ("person", "kitten")
+    }
+
+
+def prepared(name: str, references: dict[str, str]) -> Graph:
+    """A shipped workflow by its file name, with these references, sampled with few steps."""
+    graph = json.loads((ROOT / "workflows" / name).read_text(encoding="utf-8"))
+    for node in graph.values():
+        if node["class_type"] == "LoadImage":
+            kitten = "kitten" in node.get("_meta", {}).get("title", "").lower()
+            node["inputs"]["image"] = references["kitten" if kitten else "person"]
+        if node["class_type"] == "KSampler":
+            node["inputs"]["steps"] = 4
+    return graph
 
 
 def changed(graph: Graph, kind: str, title: str | None = None, **inputs: Any) -> Graph:

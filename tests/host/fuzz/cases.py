@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any
 
 from hypothesis import HealthCheck, Phase, settings
 
-LONG = bool(os.environ.get("NESTED_ATTENTION_LONG"))
-TIMES = 25
+from reliability import LONG
+
+TIMES = 20
 
 
 def cases(few: int) -> Callable[[Any], Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import folder_paths
 import pytest
 import safetensors.torch
 import torch
+
+from reliability import record
 
 from ..compatibility.conftest import AnyType, Small
 from ..conftest import build, randomise, tiny_vision
@@ -83,8 +86,11 @@ def bench(host: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench
         for name, places in folders.items():
             Path(places[0][0]).mkdir()
             patch.setitem(folder_paths.folder_names_and_paths, name, places)
+        began = time.monotonic()
         yield made
     made.close()
+    seconds = round(time.monotonic() - began)
+    record("fuzz", cases=made.endings.total(), **made.endings, seconds=seconds)
 
 
 @pytest.fixture(scope="session")

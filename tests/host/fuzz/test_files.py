@@ -18,6 +18,7 @@ from .cases import LONG, cases
 from .contents import contents, mappings, whole_files
 from .graphs import BASE, ENCODER, VISION, applied, sampled, sink
 
+pytestmark = pytest.mark.reliability
 NAME = "file.safetensors"
 LOADED_NAMES = st.one_of(
     st.just(NAME),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,6 +24,8 @@ from .graphs import (
     sampled,
     sink,
 )
+
+pytestmark = pytest.mark.reliability
 
 
 def check_latent(ending: Ending) -> None:
