@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -19,7 +18,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .attention import NormControl
@@ -27,6 +25,7 @@ from .encoder import EncoderConfig, NestedEncoder
 from .errors import NestedAttentionError
 from .file_kinds import FLOATING, NEEDED, Header, read_header, recognise
 from .release.reading import Reading, Source, cut, read_structure
+from .whole_files import save_whole
 
 FORMAT_VERSION = 2
 _PLACEHOLDER = "placeholder."
@@ -193,12 +192,7 @@ def save_encoder(
             "The description's placeholder is not the one given; name each stream and its width."
         )
     _refuse_non_finite("The encoder", state, "train it again from an earlier state")
-    unfinished = path.with_name(path.name + ".part")
-    try:
-        save_file(state, unfinished, metadata={METADATA_KEY: json.dumps(info.to_dict())})
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    save_whole(path, state, {METADATA_KEY: json.dumps(info.to_dict())})
 
 
 def read_info(path: str | Path) -> EncoderInfo:

@@ -7,20 +7,20 @@ rest as JSON. Strength, range, mask and layer weights belong to a picture and ar
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from .attention import NormControl
 from .errors import NestedAttentionError
 from .file_kinds import SUBJECT_NEEDED, read_header, recognise
 from .subject import Subject
+from .whole_files import save_whole
 
 FORMAT_VERSION = 1
 METADATA_KEY = "nested_attention_subject"
@@ -96,12 +96,7 @@ def save_subject(path: str | Path, saved: SavedSubject) -> None:
     about = {f.name: getattr(saved, f.name) for f in fields(saved) if f.name != "tokens"}
     about |= {"norm": asdict(saved.norm), "format_version": FORMAT_VERSION}
     tokens = saved.tokens.detach().cpu().contiguous()
-    unfinished = path.with_name(path.name + ".part")
-    try:
-        save_file({TENSOR: tokens}, unfinished, metadata={METADATA_KEY: json.dumps(about)})
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    save_whole(path, {TENSOR: tokens}, {METADATA_KEY: json.dumps(about)})
 
 
 def load_subject(path: str | Path) -> SavedSubject:

@@ -6,6 +6,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from .apply import ApplyNestedAttention
 from .encoder import LoadNestedEncoder
+from .faces import CropFaces
 from .host.files import register_folder
 from .host.subject_files import register_subjects
 from .maps import AttentionMaps, WatchAttention
@@ -42,4 +43,5 @@ class NestedAttentionExtension(ComfyExtension):
             SubjectSettings,
             WatchAttention,
             AttentionMaps,
+            CropFaces,
         ]

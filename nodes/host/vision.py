@@ -31,7 +31,7 @@ def reference_frames(
     """
     if framing not in (PAD, CROP):
         raise NestedAttentionError(f'The framing is "{framing}"; choose {PAD} or {CROP}.')
-    _check_images(images)
+    check_images(images)
     images = images[..., :3]
     if mask is None:
         parts = [images]
@@ -77,7 +77,8 @@ def _squared(images: Tensor) -> Tensor:
     return F.pad(images, borders, value=GREY)
 
 
-def _check_images(images: Any) -> None:
+def check_images(images: Any) -> None:
+    """Raises NestedAttentionError for what is no usable image (B, H, W, 3 or 4)."""
     if not isinstance(images, Tensor) or images.ndim != 4 or len(images) == 0:
         raise NestedAttentionError(
             "There is no reference image; connect an image of the subject, for example from Load "

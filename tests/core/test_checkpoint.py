@@ -206,7 +206,7 @@ def test_an_interrupted_save_leaves_the_old_file(path, monkeypatch) -> None:
         Path(target).write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("nested_attn_core.checkpoint.save_file", cut)
+    monkeypatch.setattr("nested_attn_core.whole_files.save_file", cut)
     with pytest.raises(KeyboardInterrupt):
         save_encoder(path, make_encoder(), replace(INFO, steps=8))
     assert read_info(path) == INFO
@@ -536,3 +536,9 @@ def test_what_a_later_release_adds_to_the_description_is_kept(path, tmp_path) ->
     assert info.extra["colour"] == "blue"
     save_encoder(tmp_path / "copy", encoder, info)
     assert read_info(tmp_path / "copy") == info
+
+
+def test_an_encoder_may_be_read_by_whom_the_umask_lets(tmp_path: Path, path: Path) -> None:
+    plain = tmp_path / "plain"
+    plain.touch()
+    assert path.stat().st_mode == plain.stat().st_mode

@@ -103,7 +103,7 @@ def test_another_encoder_is_refused(path: Path, other: Any) -> None:
 def test_an_interruption_leaves_the_file_that_was_there(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import nested_attn_core.subject_file as module
+    import nested_attn_core.whole_files as module
 
     def fail(*_: Any, **__: Any) -> None:
         raise OSError("disk full")
@@ -177,3 +177,9 @@ def test_a_description_that_is_none(path: Path, text: str) -> None:
 def test_tokens_that_cannot_be_used(path: Path, tensors: dict[str, Any]) -> None:
     save_file(tensors, path, {METADATA_KEY: json.dumps(described(path))})
     assert re.search("cannot be used|does not hold", refused(path))
+
+
+def test_a_saved_subject_may_be_read_by_whom_the_umask_lets(tmp_path: Path, path: Path) -> None:
+    plain = tmp_path / "plain"
+    plain.touch()
+    assert path.stat().st_mode == plain.stat().st_mode

@@ -23,6 +23,7 @@ NODES = (
     "NestedAttentionSubjectSettings",
     "NestedAttentionWatch",
     "NestedAttentionMaps",
+    "NestedAttentionCropFaces",
 )
 
 

@@ -22,6 +22,7 @@ NODES = {
     "NestedAttentionSubjectSettings",
     "NestedAttentionWatch",
     "NestedAttentionMaps",
+    "NestedAttentionCropFaces",
 }
 FOLDERS_WITH_LISTS = ("checkpoints", "clip_vision", "vae", "loras", "diffusion_models")
 

@@ -6,11 +6,9 @@ not at all. Every entry carries a checksum: one that does not fit is forgotten, 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
-import os
 import threading
 import zlib
 from collections.abc import Iterable, Mapping
@@ -19,9 +17,9 @@ from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from ...whole_files import save_whole
 from .example import DataError
 
 log = logging.getLogger("nested_attention")
@@ -109,20 +107,15 @@ class FeatureStore:
         checksums = [_checksum(group[key]) for key in keys]
         name = hashlib.sha256(json.dumps([keys, checksums]).encode()).hexdigest()[:32]
         block = self.folder / (name + _SUFFIX)
-        unfinished = block.with_name(f"{name}.{os.getpid()}.part")
         metadata = {"keys": json.dumps(keys), "checksums": json.dumps(checksums)}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            save_file(tensors, str(unfinished), metadata=metadata)
-            os.replace(unfinished, block)
+            save_whole(block, tensors, metadata)
         except (OSError, SafetensorError) as error:
             raise DataError(
                 f"The cache in {self.folder} cannot be written ({error}); free some space, or set "
                 "data.cache_folder or data.cache."
             ) from error
-        finally:
-            with contextlib.suppress(OSError):
-                unfinished.unlink()
         self._places.update(_read_directory(block))
 
 
