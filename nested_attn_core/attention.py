@@ -20,7 +20,7 @@ need not run again. Both together are three products with one small coefficient 
     out = base / Z + V[s] * ((w - 1) P / Z - g P') + v* * g P'         g = strength * mask
 
 Length, token weight, strength and mask are in the coefficients; the wide tensors are passed over
-once each.
+once each. Where several subjects are kept apart, g has the factor of assignment.py too.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from __future__ import annotations
 import functools
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -38,12 +38,15 @@ from torch import Tensor
 from .attention_checks import check_context, check_subject
 from .outer_attention import column_probability, join_heads, split_heads, take_tokens, widen
 from .site_subject import NormControl, SiteSubject
-from .slots import Slots, slots_of, take
+from .slots import SiteSubjects, Slots, slots_of, take
 
 __all__ = ["NormControl", "SiteSubject", "nested_attention"]
 
 # Gathering and scattering queries costs more than it saves where nearly all are wanted.
 WORTH_GATHERING = 0.9
+
+# shares of the live subjects (R, N, heads, P) -> factors of their terms, where they are kept apart
+Apart = Callable[[Sequence[Tensor]], list[Tensor] | None]
 
 
 def nested_attention(
@@ -89,7 +92,7 @@ def nested_attention(
     overwrite = overwrite and touched is None and widen(base) is base
     acted = _attend(
         here(base), here(query), here(key), here(value), terms, slots, heads,
-        None if normaliser is None else here(normaliser), overwrite,
+        None if normaliser is None else here(normaliser), overwrite, _apart(subjects, live, slots),
     )  # fmt: skip
     if touched is not None:
         acted = torch.where(touched, acted, here(base))
@@ -156,6 +159,7 @@ def _attend(
     heads: int,
     normaliser: Tensor | None,
     overwrite: bool,
+    apart: Apart | None,
 ) -> Tensor:
     """The same for a batch in which each row has a subject."""
     share = column_probability(query, key, slots.index, heads, normaliser)
@@ -173,10 +177,11 @@ def _attend(
         shares = [term.odds * each * inverse for term, each in zip(terms, shares, strict=True)]
         out = out.mul_(inverse) if owned else out * inverse
         owned = True
+    factors = None if apart is None else apart(shares)
     weights = []
     for number, (term, each) in enumerate(zip(terms, shares, strict=True)):
         term.limit(each)
-        weights.append(each * term.gain)
+        weights.append(each * term.gain if factors is None else each * term.gain * factors[number])
         columns[number] = columns[number] - weights[number]
     if not owned:
         out = out.clone()
@@ -234,6 +239,17 @@ def _directed(nested: Tensor, weight: Tensor, norm: NormControl) -> tuple[Tensor
     # Below this the squares underflow; such a vector has no direction, and 0 / 0 must not arise.
     directed = length > math.sqrt(torch.finfo(nested.dtype).tiny)
     return nested, weight * torch.where(directed, 1 / torch.where(directed, length, 1), 0)
+
+
+def _apart(
+    subjects: Sequence[SiteSubject], live: Sequence[SiteSubject], slots: Slots
+) -> Apart | None:
+    if not isinstance(subjects, SiteSubjects) or subjects.claims is None or len(live) < 2:
+        return None
+    claims, size = subjects.claims, subjects.size
+    chosen = {id(subject) for subject in live}
+    numbers = [number for number, subject in enumerate(subjects) if id(subject) in chosen]
+    return lambda shares: claims.see(numbers, live, slots, shares, size)
 
 
 def _touched(masks: Sequence[Tensor], subjects: int, device: torch.device) -> Tensor | None:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from .errors import NestedAttentionError
 from .site_subject import SiteSubject
+
+if TYPE_CHECKING:
+    from .separation import Claims
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,9 +59,12 @@ class SiteSubjects(tuple[SiteSubject, ...]):
     """The subjects of one site in a model call whose sites all have the same positions.
 
     ``known`` is shared by these sites: positions are checked and moved once, not at each of them.
+    So are ``claims``, where several subjects are kept apart; ``size`` is (height, width) here.
     """
 
     known: dict[tuple[object, ...], Slots]
+    claims: Claims | None = None
+    size: tuple[int, int] | None = None
 
     @classmethod
     def sharing(
@@ -65,6 +72,16 @@ class SiteSubjects(tuple[SiteSubject, ...]):
     ) -> SiteSubjects:
         made = cls(subjects)
         made.known = known
+        return made
+
+    @classmethod
+    def apart(
+        cls, subjects: Sequence[SiteSubject], claims: Claims, size: tuple[int, int] | None
+    ) -> SiteSubjects:
+        """The same subjects at a site of that size, kept apart."""
+        known = subjects.known if isinstance(subjects, SiteSubjects) else {}
+        made = cls.sharing(known, subjects)
+        made.claims, made.size = claims, size
         return made
 
 

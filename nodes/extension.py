@@ -14,6 +14,7 @@ from .miniature import LoadMiniature
 from .prompt import NestedPrompt
 from .replaced import register
 from .saved import LoadSubject, SaveSubject
+from .separate import SeparateSubjects
 from .settings import SubjectSettings
 from .subject import CombineSubjects, EncodeSubject
 from .train import TrainNestedEncoder
@@ -44,4 +45,5 @@ class NestedAttentionExtension(ComfyExtension):
             WatchAttention,
             AttentionMaps,
             CropFaces,
+            SeparateSubjects,
         ]

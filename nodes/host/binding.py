@@ -14,6 +14,7 @@ from comfy.patcher_extension import CallbacksMP, WrappersMP
 
 from ...nested_attn_core.errors import NestedAttentionError
 from ...nested_attn_core.projections import Site
+from ...nested_attn_core.separation import Claims
 from ...nested_attn_core.subject import Subject, Subjects
 from .carrier import LATENT, REGION, SLOTS, fill, settled, slots_of
 from .families import base_family, refuse_refiner
@@ -28,8 +29,10 @@ from .run import (
     always,
     in_range,
     presences,
+    several,
     warn_of_unnamed,
 )
+from .separating import bounded_self_attention, separation_of
 from .sites import discover_sites, site_groups
 from .text import subject_id
 
@@ -44,6 +47,7 @@ class Binding:
         self._groups = groups
         self._by_id = {subject_id(subject): subject for subject in subjects}
         self._sites = tuple(site.name for site in sites)
+        self._keys = tuple(site.key for site in sites)
         self._masked = any(subject.mask is not None for subject in subjects)
 
     def install(self, model: Any) -> None:
@@ -110,7 +114,10 @@ class Binding:
                 if WATCH in options:
                     options[WATCH].step(float(t.flatten()[0]), options.get("sample_sigmas"))
                 chunks = len(options.get("cond_or_uncond", (0,)))
-                options[PLAN] = RunPlan(run, found, _place(x, region, latent, chunks))
+                claims = self._claims(executor.class_obj, t, found, options)
+                options[PLAN] = RunPlan(run, found, _place(x, region, latent, chunks), claims)
+                if claims is not None and claims.settings.bounded:
+                    options = bounded_self_attention(options, self._keys)
         return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
 
     def _present(self, model: Any, t: torch.Tensor, slots: torch.Tensor, length: int) -> list[Any]:
@@ -119,6 +126,17 @@ class Binding:
             return found
         sigma = float(t.flatten()[0])
         return [p for p in found if in_range(p.subject, sigma, model.model_sampling)]
+
+    def _claims(
+        self, model: Any, t: torch.Tensor, found: list[Any], options: Mapping[str, Any]
+    ) -> Claims | None:
+        """Of a call in which subjects are to be kept apart, and some row has several."""
+        separation = separation_of(options)
+        if separation is None or separation.off or not several(found):
+            return None
+        if always(separation) or in_range(separation, float(t.flatten()[0]), model.model_sampling):
+            return Claims(separation)
+        return None
 
     def _run(self, model: Any, device: torch.device) -> Run:
         dtype = getattr(model, "manual_cast_dtype", None) or model.get_dtype()

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from ...nested_attn_core.attention import nested_attention
 from ...nested_attn_core.outer_attention import attention_with_normaliser
+from ...nested_attn_core.separation import Claims
+from ...nested_attn_core.slots import SiteSubjects
 
 PLAN = "nested_attention"
 WATCH = "nested_attention_watch"
@@ -22,12 +24,17 @@ log = logging.getLogger("nested_attention")
 class NestedPlan:
     """The subjects of one model call: ``rows`` of the batch, and what each site has to do.
 
-    It travels in ``transformer_options[PLAN]``; gradients flow through it.
+    It travels in ``transformer_options[PLAN]``; gradients flow through it. ``claims`` is there
+    where several subjects are kept apart.
     """
 
-    def __init__(self, rows: int, subjects: Mapping[str, Sequence[Any]]):
+    def __init__(
+        self, rows: int, subjects: Mapping[str, Sequence[Any]], claims: Claims | None = None
+    ):
         self.rows = rows
+        self.claims = claims
         self.told_of_rows = False
+        self.told: set[str] = set()
         self._subjects = subjects
 
     def at(
@@ -160,9 +167,15 @@ def _subjects_at(
     if plan.rows != query.shape[0]:
         plan.left_out(site, query.shape[0])
         return ()
+    size = site_size(extra_options)
+    subjects = plan.at(site, size, key.shape[1])
+    return subjects if plan.claims is None else SiteSubjects.apart(subjects, plan.claims, size)
+
+
+def site_size(extra_options: Mapping[str, Any]) -> tuple[int, int] | None:
+    """(height, width) of the feature map that attention runs on, where the host tells it."""
     shape = extra_options.get("activations_shape")
-    size = None if shape is None else (int(shape[-2]), int(shape[-1]))
-    return plan.at(site, size, key.shape[1])
+    return None if shape is None else (int(shape[-2]), int(shape[-1]))
 
 
 def _within(options: Mapping[str, Any], extra_options: Mapping[str, Any]) -> bool:

@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from torch import Tensor
 from ...nested_attn_core.attention import SiteSubject
 from ...nested_attn_core.masks import on_latent, on_site
 from ...nested_attn_core.placeholders import missing_names_message
+from ...nested_attn_core.separation import Claims
 from ...nested_attn_core.slots import SiteSubjects, Slots
 from ...nested_attn_core.subject import Subject
 from .carrier import NOT_GIVEN
@@ -107,6 +108,7 @@ class Run:
         self.visited: set[str] = set()
         self.acted = False
         self.told_of_rows = False
+        self.told: set[str] = set()
         self._device = device
         self._dtype = dtype
         self._made: dict[int, KeysValues] = {}
@@ -175,8 +177,15 @@ class Run:
 class RunPlan(NestedPlan):
     """The plan of one model call, from what the run made."""
 
-    def __init__(self, run: Run, presences: Sequence[Presence], place: Place):
-        super().__init__(len(place.windows), {})
+    def __init__(
+        self,
+        run: Run,
+        presences: Sequence[Presence],
+        place: Place,
+        claims: Claims | None = None,
+    ):
+        super().__init__(len(place.windows), {}, claims)
+        self.told = run.told
         self._run = run
         self._presences = presences
         self.place = place
@@ -255,17 +264,32 @@ def presences(subjects: Mapping[int, Subject], slots: Tensor, length: int) -> li
     ]
 
 
-def always(subject: Subject) -> bool:
-    """Whether a subject acts in every step."""
-    return subject.start_percent <= 0 and subject.end_percent >= 1
+def several(found: Sequence[Presence]) -> bool:
+    """Whether some row of the batch has two subjects at least."""
+    rows = zip(*(presence.slots for presence in found), strict=True)
+    return any(sum(map(bool, row)) > 1 for row in rows)
 
 
-def in_range(subject: Subject, sigma: float, sampling: Any) -> bool:
-    """Whether a subject acts at ``sigma``, by the sampling model's own schedule.
+class Ranged(Protocol):
+    """What acts in a part of the sampling: a subject, or what keeps subjects apart."""
+
+    @property
+    def start_percent(self) -> float: ...
+    @property
+    def end_percent(self) -> float: ...
+
+
+def always(one: Ranged) -> bool:
+    """Whether it acts in every step."""
+    return one.start_percent <= 0 and one.end_percent >= 1
+
+
+def in_range(one: Ranged, sigma: float, sampling: Any) -> bool:
+    """Whether it acts at ``sigma``, by the sampling model's own schedule.
 
     A range without length holds no step.
     """
-    start, end = subject.start_percent, subject.end_percent
+    start, end = one.start_percent, one.end_percent
     if start >= end:
         return False
     first = math.inf if start <= 0 else sampling.percent_to_sigma(start)

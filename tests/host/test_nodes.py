@@ -24,6 +24,7 @@ NODES = (
     "NestedAttentionWatch",
     "NestedAttentionMaps",
     "NestedAttentionCropFaces",
+    "NestedAttentionSeparate",
 )
 
 

@@ -23,6 +23,7 @@ NODES = {
     "NestedAttentionWatch",
     "NestedAttentionMaps",
     "NestedAttentionCropFaces",
+    "NestedAttentionSeparate",
 }
 FOLDERS_WITH_LISTS = ("checkpoints", "clip_vision", "vae", "loras", "diffusion_models")
 
