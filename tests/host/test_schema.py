@@ -6,6 +6,7 @@ import asyncio
 import copy
 import json
 import re
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -153,25 +154,20 @@ def test_a_new_host_offers_the_words_of_neighbouring_packs(schemas):
         assert {"ipadapter", "instantid", "pulid", "photomaker"} <= set(schema.search_aliases)
 
 
-def test_every_node_has_words_to_be_found_by(monkeypatch):
+def test_every_node_has_words_to_be_found_by(host, monkeypatch):
     """On every host: what the nodes hand over, before an old host's schema drops it."""
-    sockets = pack("nodes.sockets")
-    handed: list[dict[str, Any]] = []
-    real = sockets.schema
-    for name in ("apply", "encoder", "subject", "saved", "settings", "maps", "miniature"):
-        module = pack(f"nodes.{name}")
+    real = pack("nodes.sockets").schema
+    handed: dict[str, list[str]] = {}
 
-        def noted(**options: Any) -> Any:
-            handed.append(options)
-            return real(**options)
+    def noted(**options: Any) -> Any:
+        handed[options["node_id"]] = options["search_aliases"]
+        return real(**options)
 
-        monkeypatch.setattr(module, "schema", noted)
-        for node in vars(module).values():
-            if isinstance(node, type) and node.__module__ == module.__name__:
-                node.define_schema()  # type: ignore[attr-defined]
-    assert len(handed) >= 10
-    for options in handed:
-        words = options["search_aliases"]
-        assert len(words) >= 3 and len(set(words)) == len(words), options["node_id"]
-    applied = next(options for options in handed if options["node_id"] == f"{PREFIX}Apply")
-    assert {"ipadapter", "instantid", "pulid"} <= set(applied["search_aliases"])
+    for name, node in host.NODE_CLASS_MAPPINGS.items():
+        if name.startswith(PREFIX):
+            monkeypatch.setattr(sys.modules[node.__module__], "schema", noted)
+            node.define_schema()
+            assert name in handed
+    for name, words in handed.items():
+        assert len(words) >= 3 and len(set(words)) == len(words), name
+    assert {"ipadapter", "instantid", "pulid"} <= set(handed[f"{PREFIX}Apply"])
