@@ -25,6 +25,7 @@ NODES = (
     "NestedAttentionMaps",
     "NestedAttentionCropFaces",
     "NestedAttentionSeparate",
+    "NestedAttentionExamplePicture",
 )
 
 

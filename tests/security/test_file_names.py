@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import pytest
@@ -73,7 +74,7 @@ def test_a_link_at_the_unfinished_file_is_not_followed(tmp_path: Path, write: st
     outside.write_text("mine")
     path = folder / "anna.safetensors"
     try:
-        path.with_name(path.name + ".part").symlink_to(outside)
+        path.with_name(f"{path.name}.{os.getpid()}.part").symlink_to(outside)
     except OSError:
         pytest.skip("this system allows no links")
     if write == "subject":
