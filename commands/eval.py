@@ -31,6 +31,11 @@ def parser() -> argparse.ArgumentParser:
         "--checkpoint", type=Path, help="another miniature.safetensors, or a base's state.pt"
     )
     made.add_argument("--domains", nargs="+", help="only these domains")
+    made.add_argument(
+        "--inpaint",
+        action="store_true",
+        help="subjects into the holes of photos: 60 photos a domain, 20 with --quick",
+    )
     modes = made.add_mutually_exclusive_group()
     modes.add_argument(
         "--quick", action="store_true", help="the default: nested attention, 40 pictures a domain"
@@ -46,11 +51,6 @@ def parser() -> argparse.ArgumentParser:
         "--multi",
         action="store_true",
         help="several subjects in one picture: 180 pairs and 60 triples, 36 and 12 with --quick",
-    )
-    made.add_argument(
-        "--inpaint",
-        action="store_true",
-        help="subjects into the holes of photos: 60 photos a domain, 20 with --quick",
     )
     modes.add_argument(
         "--attention", action="store_true", help="which nested tokens which regions choose"

@@ -32,11 +32,11 @@ class NestedAttentionExtension(ComfyExtension):
             ApplyNestedAttention,
             NestedPrompt,
             LoadMiniature,
+            ExamplePicture,
             TrainNestedEncoder,
             SaveSubject,
             LoadSubject,
             SubjectSettings,
             WatchAttention,
             AttentionMaps,
-            ExamplePicture,
         ]

@@ -14,6 +14,7 @@ from pack import ROOT
 
 NODES = {
     "NestedAttentionLoadMiniature",
+    "NestedAttentionExamplePicture",
     "NestedAttentionLoadEncoder",
     "NestedAttentionEncodeSubject",
     "NestedAttentionCombineSubjects",
@@ -25,7 +26,6 @@ NODES = {
     "NestedAttentionSubjectSettings",
     "NestedAttentionWatch",
     "NestedAttentionMaps",
-    "NestedAttentionExamplePicture",
 }
 TEMPLATES = sorted(
     path.stem for path in (ROOT / "workflows").glob("*.json") if not path.stem.endswith("_api")
