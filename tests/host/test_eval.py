@@ -143,6 +143,7 @@ def test_the_shipped_page_has_a_place_for_every_report():
         "frontier",
         "attention",
         "multi",
+        "inpaint",
     ):
         assert pages.filled(text, name, ["new"]) != text
 
