@@ -26,15 +26,15 @@ class ExamplePicture(io.ComfyNode):
                 io.Combo.Input(
                     "picture",
                     options=example_names(),
-                    tooltip="Eight persons, kittens and robots each, 192 x 192 pixels, and photos "
-                    "of 128 x 128 pixels.",
+                    tooltip="A person, kitten or robot (192 x 192 pixels), or a photo to put a "
+                    "subject into (128 x 128).",
                 )
             ],
             outputs=[
                 io.Image.Output(
                     "image",
-                    display_name="IMAGE",
-                    tooltip="Goes where the IMAGE of Load Image would go.",
+                    display_name="image",
+                    tooltip="The picture, for wherever an image goes.",
                 )
             ],
         )

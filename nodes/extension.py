@@ -39,6 +39,7 @@ class NestedAttentionExtension(ComfyExtension):
             ApplyNestedAttention,
             NestedPrompt,
             LoadMiniature,
+            ExamplePicture,
             TrainNestedEncoder,
             SaveSubject,
             LoadSubject,
@@ -47,5 +48,4 @@ class NestedAttentionExtension(ComfyExtension):
             AttentionMaps,
             CropFaces,
             SeparateSubjects,
-            ExamplePicture,
         ]

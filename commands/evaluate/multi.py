@@ -97,7 +97,7 @@ def drawer(
             )
             for number in range(count)
         ]
-        return studio.draw(texts, seeds, casts, painter.how, separation)
+        return studio.draw(texts, seeds, casts, painter.how, separation=separation)
 
     def draw(crowds: Sequence[Any]) -> Tensor:
         """By kind, since one batch has one encoder a place; every row keeps its own seed."""

@@ -49,6 +49,7 @@ def blocks(report: Report) -> dict[str, list[str]]:
         "base": lambda found: {"base": base(found)},
         "quick": lambda found: {"domains": domains(found)},
         "multi": lambda found: {"multi": multi(found)},
+        "inpaint": lambda found: {"inpaint": inpaint(found)},
         "full": lambda found: {
             "full domains": domains(found),
             "methods": methods(found),
@@ -182,6 +183,34 @@ def _crowd(row: Report) -> list[str]:
         percent(row["count_right"]),
         percent(row["prompt_relative"]),
     ]
+
+
+def inpaint(report: Report) -> list[str]:
+    """Put into the hole, [the class word alone, no photo, real]; then what is outside the hole."""
+    rows = []
+    for name, found in report["domains"].items():
+        beside = [
+            f"{percent(found[f'{key}_without'])}, {percent(found[f'{key}_free'])}, "
+            f"{percent(found[f'{key}_real'])}"
+            for key in ("retrieval_at_1", "seen", "prompt")
+        ]
+        rows.append(
+            [
+                name,
+                f"**{span(found['identity'], found['identity_ci'])}** "
+                f"[{found['identity_without']:.2f}, {found['identity_free']:.2f}, "
+                f"{found['identity_real']:.2f}]",
+                f"**{percent(found['retrieval_at_1'])}** [{beside[0]}]",
+                f"**{percent(found['seen'])}** [{beside[1]}]",
+                f"**{percent(found['prompt'])}** [{beside[2]}]",
+                f"**{found['outside']:.1f}** [{found['outside_coded']:.1f}, "
+                f"{found['outside_free']:.1f}]",
+            ]
+        )
+    galleries = " or ".join({str(f["gallery"]) for f in report["domains"].values()})
+    head = ["domain", "identity", f"retrieval among {galleries}", "seen", "prompt", "outside"]
+    count = f"{report['images_per_domain']} photos a domain, strength {report['strength']:g}."
+    return [f"{made_by(report)} {count}", "", *table(head, rows)]
 
 
 def attention(report: Report) -> list[str]:

@@ -60,3 +60,13 @@ def method_lines(report: dict) -> list[str]:
 def show(report: dict) -> None:
     print("\n".join([*domain_lines(report), *method_lines(report)]))
     print(f"{report['seconds']:.0f} s")
+
+
+def inpaint_lines(report: dict) -> list[str]:
+    return [
+        f"{name}: identity {span(found['identity'], found['identity_ci'])}, class word alone "
+        f"{found['identity_without']:.2f}, without a photo {found['identity_free']:.2f}; retrieval "
+        f"{percent(found['retrieval_at_1'])}; prompt relative {percent(found['prompt_relative'])}; "
+        f"outside {found['outside']:.1f} of 255, autoencoder alone {found['outside_coded']:.1f}"
+        for name, found in report["domains"].items()
+    ]

@@ -42,6 +42,17 @@ class Cast:
 
 
 @dataclass(frozen=True)
+class Into:
+    """What is there already, and where it may change, as the host's Set Latent Noise Mask has it.
+
+    latents (B, C, h, w) of pictures, mask (B, 1, H, W): 1 where it is painted anew.
+    """
+
+    latents: Tensor
+    mask: Tensor
+
+
+@dataclass(frozen=True)
 class Studio:
     """The miniature's four models; `read` encodes prompts."""
 
@@ -66,6 +77,7 @@ class Studio:
         seeds: Sequence[int],
         casts: Sequence[Cast] = (),
         settings: Settings = Settings(),
+        into: Into | None = None,
         separation: Any = None,
     ) -> Tensor:
         """(B, C, h, w) in one run of the host's sampler; rows do not depend on their mates.
@@ -90,7 +102,8 @@ class Studio:
             settings.scheduler,
             [[context, {}]],
             [[self.read([""]).context, {}]],
-            empty,
+            empty if into is None else into.latents,
+            noise_mask=None if into is None else into.mask,
             disable_pbar=True,
             seed=0,
         )
@@ -101,10 +114,11 @@ class Studio:
         seeds: Sequence[int],
         casts: Sequence[Cast] = (),
         settings: Settings = Settings(),
+        into: Into | None = None,
         separation: Any = None,
     ) -> Tensor:
         """As latents, but pictures (B, H, W, 3), 0 to 1."""
-        latents = self.latents(texts, seeds, casts, settings, separation)
+        latents = self.latents(texts, seeds, casts, settings, into, separation)
         return self.vae.decode(latents).float().cpu()
 
     def _empty(self, size: int, count: int) -> Tensor:

@@ -32,7 +32,7 @@ def load_example(name: str) -> Tensor:
             pixels = np.asarray(image.convert("RGB"))
     except OSError as error:
         raise NestedAttentionError(
-            f'The example picture "{name}" cannot be read ({error}); install the pack again.'
+            f'The example picture "{name}" cannot be read; install the pack again.'
         ) from error
     return torch.from_numpy(pixels.copy()).float()[None] / 255
 

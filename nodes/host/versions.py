@@ -17,6 +17,7 @@ import importlib
 import sys
 from collections.abc import Mapping
 from dataclasses import fields
+from importlib.util import find_spec
 from typing import Any
 
 OLDEST = "0.3.75"
@@ -41,6 +42,8 @@ def too_old() -> str:
             f"Nested Attention needs Python {'.'.join(map(str, OLDEST_PYTHON))} or newer, and "
             f"ComfyUI runs on {sys.version.split()[0]}; update Python."
         )
+    if find_spec("comfy") is None:
+        return ""  # no host at all: a command that uses the core alone
     if all(_has(module, name) for module, names in NEEDED.items() for name in names):
         return ""
     return (

@@ -26,7 +26,7 @@ ENGLISH = re.compile(
     r"\b(the|of|which|where|with|from|this|that|it|are|for|each|every|by|to|and)\b", re.IGNORECASE
 )
 # Names of sockets and settings that users of the language know in this form.
-KEPT_NAMES = {"IMAGE", "MODEL", "CLIP", "VAE", "CLIP_VISION", "clip", "vae", "clip_vision"}
+KEPT_NAMES = {"MODEL", "CLIP", "VAE", "CLIP_VISION", "clip", "vae", "clip_vision"}
 KEPT_NAMES |= {"gradient_checkpointing", "image", "images", "seed", "tokens"}
 # What the editor's message format would read as a variable, a link or a plural.
 RESERVED = re.compile(r"[{}@|]")

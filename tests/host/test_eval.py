@@ -135,7 +135,16 @@ def test_plots_and_page_come_out_of_the_report(full, tmp_path, monkeypatch):
 def test_the_shipped_page_has_a_place_for_every_report():
     pages: Any = importlib.import_module("evaluate.pages")
     text = pages.PAGE.read_text(encoding="utf-8")
-    for name in ("base", "domains", "full domains", "methods", "frontier", "attention", "multi"):
+    for name in (
+        "base",
+        "domains",
+        "full domains",
+        "methods",
+        "frontier",
+        "attention",
+        "multi",
+        "inpaint",
+    ):
         assert pages.filled(text, name, ["new"]) != text
 
 
@@ -155,6 +164,24 @@ def test_the_base_is_judged_beside_the_rulers_own_reading(tmp_path):
         "robot.top",
     }
     assert (tmp_path / "base-pairs.jpg").stat().st_size > 3_000
+
+
+def test_a_subject_is_put_into_the_hole_and_the_photo_stays(tmp_path):
+    path = tmp_path / "inpaint.json"
+    small = "--inpaint", "--pictures", "2", "--gallery", "3", "--steps", "3", "--domains", "kitten"
+    evaluate(*small, "--json", path, "--out", tmp_path)
+    report = read(path)
+    assert report["images_per_domain"] == 2
+    found = report["domains"]["kitten"]
+    assert found["outside_laid"] == 0
+    # Through the autoencoder once, and not painted: as near to the photo as that allows.
+    assert found["outside"] < 2 * found["outside_coded"] < found["outside_free"]
+    assert found["identity"] > found["identity_without"] + 0.1
+    assert found["identity_real"] > 0.7
+    assert (tmp_path / "inpaint.jpg").stat().st_size > 10_000
+    pages: Any = importlib.import_module("evaluate.pages")
+    (lines,) = pages.blocks(report).values()
+    assert f"**{100 * found['prompt']:.0f} %**" in lines[-1]
 
 
 def test_attention_is_recorded_at_every_site(tmp_path):

@@ -92,7 +92,7 @@ def test_subjects_kept_apart_are_those_of_the_shipped_nodes(studio, loaded, imag
     ]
     settings = {"assignment": "soft", "bounded": True}
     separation = core("separation").Separation(**settings)
-    found = studio.latents(texts, [7], casts, SETTINGS, separation)
+    found = studio.latents(texts, [7], casts, SETTINGS, separation=separation)
     encoded = [
         subject_nodes.EncodeSubject.execute(loaded, studio.vision, images[n : n + 1], name).args[0]
         for n, name in enumerate(words)

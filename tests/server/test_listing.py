@@ -14,6 +14,7 @@ from pack import ROOT
 
 NODES = {
     "NestedAttentionLoadMiniature",
+    "NestedAttentionExamplePicture",
     "NestedAttentionLoadEncoder",
     "NestedAttentionEncodeSubject",
     "NestedAttentionCombineSubjects",
@@ -27,7 +28,6 @@ NODES = {
     "NestedAttentionMaps",
     "NestedAttentionCropFaces",
     "NestedAttentionSeparate",
-    "NestedAttentionExamplePicture",
 }
 TEMPLATES = sorted(
     path.stem for path in (ROOT / "workflows").glob("*.json") if not path.stem.endswith("_api")
