@@ -536,3 +536,10 @@ def test_what_a_later_release_adds_to_the_description_is_kept(path, tmp_path) ->
     assert info.extra["colour"] == "blue"
     save_encoder(tmp_path / "copy", encoder, info)
     assert read_info(tmp_path / "copy") == info
+
+
+def test_a_header_longer_than_any_real_one_is_not_read(path) -> None:
+    path.write_bytes((25_000_001).to_bytes(8, "little") + b"{" + b" " * 64)
+    assert "is no safetensors file" in refusal(path)
+    path.write_bytes((25_000_000).to_bytes(8, "little") + b"{" + b" " * 64)
+    assert "is cut short" in refusal(path)
