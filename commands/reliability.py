@@ -26,6 +26,9 @@ MARK = "reliability"
 FIGURES = "NESTED_ATTENTION_FIGURES"
 LONG_NAME = "NESTED_ATTENTION_LONG"
 LONG = bool(os.environ.get(LONG_NAME))
+# How many times the cases and runs of the normal tests: the long form's value is how many.
+TIMES = int(os.environ.get(LONG_NAME) or 1)
+LONG_TIMES = 20
 SEED = 8
 _BLOCK = re.compile(r"(<!-- figures -->\n).*?(<!-- end of figures -->)", re.DOTALL)
 
@@ -85,6 +88,10 @@ def write_page(runs: Sequence[dict[str, Any]]) -> None:
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="dev.py test --long", description=__doc__)
     parser.add_argument("--json", type=Path, metavar="F", help="keep the figures in a file")
+    parser.add_argument(
+        "--times", type=int, default=LONG_TIMES, metavar="N",
+        help="how many times the cases and runs of the normal tests (%(default)s)",
+    )  # fmt: skip
     parser.add_argument("--page", action="store_true", help="write docs/reliability.md")
     parser.add_argument(
         "--from", dest="kept", nargs="+", type=Path, metavar="F",
@@ -99,7 +106,7 @@ def main(arguments: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory() as folder:
         kept = Path(folder) / "figures"
         began = time.monotonic()
-        environment = {**os.environ, FIGURES: str(kept), LONG_NAME: "1"}
+        environment = {**os.environ, FIGURES: str(kept), LONG_NAME: str(wanted.times)}
         code = subprocess.call(
             [sys.executable, "-m", "pytest", "-m", MARK, "-q", "--show-capture=no", *rest],
             cwd=ROOT,

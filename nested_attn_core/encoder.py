@@ -19,6 +19,7 @@ __all__ = ["EncoderConfig", "NestedEncoder", "Site"]
 # Far above any real encoder; a file that asks for more would only tie up the machine.
 _LARGEST = {"depth": 256, "ff_mult": 256}
 _LARGEST_SIZE = 1 << 16
+_MOST_SITES = 1024
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,11 @@ class EncoderConfig:
         if not self.sites:
             raise NestedAttentionError(
                 "The encoder names no cross-attention site; give it the sites of its base model."
+            )
+        if len(self.sites) > _MOST_SITES:
+            raise NestedAttentionError(
+                f"The encoder names {len(self.sites)} cross-attention sites; no base model known "
+                f"has more than {_MOST_SITES}, so get the file again."
             )
         for site in self.sites:
             _check_site(site)

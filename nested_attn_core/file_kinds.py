@@ -11,8 +11,9 @@ from typing import Any
 
 from .errors import NestedAttentionError
 
-# As in the safetensors library, which refuses longer headers.
-_MAX_HEADER = 100_000_000
+# Those of real models have at most a few MB. As JSON, a header may take fifty times its length in
+# memory, so that the 100 MB which the safetensors library allows could exhaust a machine.
+_MAX_HEADER = 25_000_000
 _PREFIX = 8
 
 # Of safetensors' dtypes, those in which weights come.

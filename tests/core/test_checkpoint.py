@@ -542,3 +542,10 @@ def test_an_encoder_may_be_read_by_whom_the_umask_lets(tmp_path: Path, path: Pat
     plain = tmp_path / "plain"
     plain.touch()
     assert path.stat().st_mode == plain.stat().st_mode
+
+
+def test_a_header_longer_than_any_real_one_is_not_read(path) -> None:
+    path.write_bytes((25_000_001).to_bytes(8, "little") + b"{" + b" " * 64)
+    assert "is no safetensors file" in refusal(path)
+    path.write_bytes((25_000_000).to_bytes(8, "little") + b"{" + b" " * 64)
+    assert "is cut short" in refusal(path)

@@ -209,6 +209,7 @@ def test_senseless_sizes_are_refused(name, size) -> None:
     [
         ((), "names no cross-attention site"),
         ((SITES[0], replace(SITES[0], width=4)), "names a site twice"),
+        (tuple(replace(SITES[0], number=n) for n in range(1025)), "names 1025 cross-attention"),
         ((replace(SITES[0], block="side"),), "block 'side'; known are input, middle, output"),
         ((replace(SITES[0], number=-1),), "A site's number is -1"),
         ((replace(SITES[0], index="0"),), "A site's index is '0'"),

@@ -52,7 +52,7 @@ def test_a_run_that_fails_writes_no_page(tmp_path, monkeypatch, capsys):
     kept = tmp_path / "figures.json"
     assert reliability.main(["--json", str(kept), "--page", "-k", "load"]) == 1
     assert seen["command"][-3:] == ["-k", "load", "--hypothesis-seed=8"]
-    assert seen["env"][reliability.LONG_NAME] == "1"
+    assert seen["env"][reliability.LONG_NAME] == "20"
     figures = json.loads(kept.read_text())
     assert figures["passed"] is False and not reliability.PAGE.exists()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from commands.pack import ROOT
+from commands.pack import ROOT, host_path
 
 from .conftest import World, pack, write_encoder
 
@@ -26,6 +27,14 @@ def copied(tmp_path: Path) -> Path:
     for part in ("__init__.py", "pyproject.toml"):
         shutil.copy(ROOT / part, folder)
     return folder
+
+
+def test_the_host_is_the_one_that_was_asked_for(host: Any) -> None:
+    import folder_paths
+
+    assert Path(folder_paths.__file__).parent == Path(host.__file__).parent == host_path()
+    asked = os.environ.get("COMFYUI_PATH")  # dev.py sets it
+    assert not asked or host_path() == Path(asked).expanduser().resolve()
 
 
 def test_this_host_is_new_enough(host: Any) -> None:

@@ -45,7 +45,7 @@ def problems(path: Path, text: str) -> Iterator[str]:
             root = name.partition(".")[0]
             known = root in sys.stdlib_module_names or root in HOST
             if root in FORBIDDEN or not (known or training and root in TRAINING):
-                yield f"line {found.lineno}: imports {name}"
+                yield f"line {getattr(found, 'lineno', 0)}: imports {name}"
         if isinstance(found, ast.Call):
             yield from _call(found)
 

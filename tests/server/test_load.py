@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import json
+import os
 import random
 import time
 from collections import Counter
@@ -20,11 +21,11 @@ from PIL import Image
 from driving import Graph, changed, forget, new_server, prepared, upload_references
 from host_server import HostServer, node_of
 from probe import PROBE
-from reliability import LONG, record
+from reliability import LONG, TIMES, record
 
 pytestmark = pytest.mark.reliability
 
-RUNS = 200 if LONG else 10
+RUNS = 10 * TIMES
 WARM = 20 if LONG else 6
 SEEDS = (1, 2, 3)
 # What the allocator of the system and the host keep for themselves; one model's weights are more.
@@ -94,8 +95,8 @@ class State:
         free(server, unload_models=True, free_memory=True)
         time.sleep(1)  # the host frees when its queue wakes up
         forget(server)
-        process = psutil.Process(server.pid)
-        handles = process.num_handles() if hasattr(process, "num_handles") else process.num_fds()
+        process: Any = psutil.Process(server.pid)
+        handles = process.num_handles() if os.name == "nt" else process.num_fds()
         found = server.get("/probe/counts")
         # Neither outputs nor previews, which the graphs ask for, nor what was saved.
         places = ("models", "input", "user")

@@ -7,15 +7,13 @@ from typing import Any
 
 from hypothesis import HealthCheck, Phase, settings
 
-from reliability import LONG
-
-TIMES = 20
+from reliability import LONG, TIMES
 
 
 def cases(few: int) -> Callable[[Any], Any]:
-    """`few` cases, always the same ones; in the long form many times as many, drawn anew."""
+    """`few` cases, always the same ones; in the long form TIMES as many, drawn anew."""
     return settings(
-        max_examples=few * (TIMES if LONG else 1),
+        max_examples=few * TIMES,
         derandomize=not LONG,
         database=None,
         deadline=None,
