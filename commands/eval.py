@@ -47,6 +47,11 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="several subjects in one picture: 180 pairs and 60 triples, 36 and 12 with --quick",
     )
+    made.add_argument(
+        "--remedies",
+        action="store_true",
+        help="with --multi: also with each remedy of Separate Subjects, and with both",
+    )
     modes.add_argument(
         "--attention", action="store_true", help="which nested tokens which regions choose"
     )
@@ -163,7 +168,9 @@ def judge_crowds(arguments: argparse.Namespace) -> dict:
     if arguments.gallery:
         plan = dataclasses.replace(plan, gallery=arguments.gallery)
     strength = (arguments.strengths or [1.0])[0]
-    report = multi.run(painter, reader, plan, strength, arguments.trained, arguments.out)
+    report = multi.run(
+        painter, reader, plan, strength, arguments.trained, arguments.out, arguments.remedies
+    )
     for who, found in report["methods"].items():
         for name, row in found.items():
             shown = {k: v for k, v in row.items() if not isinstance(v, (list, dict))}

@@ -1,11 +1,11 @@
 """Which subject a query belongs to where several claim it.
 
 The outer attention of several subjects' tokens overlaps: a query in the kitten looks at the
-person's word too, and is given a part of the person's nested value. With M_s(q) the claim of
-subject s, its outer probability as mean over heads and sites, the nested term of s is multiplied by
+person's word too, and is given a part of the person's nested value. With C_s(q) the claim of
+subject s (separation.py), the nested term of s is multiplied by
 
-    soft        a_s(q) = M_s(q)^p / sum_j M_j(q)^p
-    exclusive   a_s(q) = 1 for the s with the largest M_s(q), 0 for all others
+    soft        a_s(q) = C_s(q)^p / sum_j C_j(q)^p
+    exclusive   a_s(q) = 1 for the s with the largest C_s(q), 0 for all others
 
 so that out(q) = base(q) + sum_s a_s(q) P_s(q) (v*_s(q) - V[s]). The outer attention itself stays.
 """
@@ -16,6 +16,13 @@ import torch
 from torch import Tensor
 
 SHARPNESS = 2.0
+
+
+def relative(maps: Tensor) -> Tensor:
+    """Claims (..., N) from maps (..., N): how much more a subject's word is looked at in a place
+    than on the mean of all places. A word that gets more attention than another throughout, by
+    its place in the prompt or by its token weight, gains nothing by that."""
+    return maps / maps.mean(-1, keepdim=True).clamp_min(torch.finfo(maps.dtype).tiny)
 
 
 def assigned(claims: Tensor, exclusive: bool, sharpness: float = SHARPNESS) -> Tensor:

@@ -14,23 +14,27 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from .assignment import relative
+
 BACKGROUND = -1
 
 # query (1, n, width), key and value (1, m, width) -> (1, n, width)
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-def regions(claims: Tensor, least: float) -> Tensor:
+def regions(maps: Tensor, least: float) -> Tensor:
     """Whose region each place is in, (B, h, w) int64, BACKGROUND for nobody's.
 
-    claims (S, B, h, w) of at least 0. A place is in the region of the subject whose claim there is
-    the largest, where it is no less than `least` times that subject's largest claim anywhere in
-    the row.
+    maps (S, B, h, w) of at least 0. A place is in the region of the subject with the largest claim
+    to it, if it is looked at enough: at least `least` of the way from the smallest to the largest
+    value of that subject's map. A flat map has no region.
     """
-    claim, owner = claims.max(0)
-    largest = claims.amax((-2, -1))  # (S, B)
-    needed = least * largest.T.gather(1, owner.flatten(1)).view_as(claim)
-    return owner.masked_fill((claim <= 0) | (claim < needed), BACKGROUND)
+    flat = maps.flatten(2)
+    owner = relative(flat).argmax(0, keepdim=True)
+    low, high = flat.amin(-1, keepdim=True), flat.amax(-1, keepdim=True)
+    inside = (flat > low) & (flat >= low + least * (high - low))
+    owner = owner.masked_fill(~inside.gather(0, owner), BACKGROUND)
+    return owner[0].view_as(maps[0])
 
 
 def bounded_attention(
@@ -47,14 +51,13 @@ def bounded_attention(
     base     (B, N, width), what self-attention gave without bounds; it may have been made by
              another pack
     query, key, value   (B, N, width)
-    labels   (B, N) int64, as `regions` gives them
+    labels   (B, N) int64, as `regions` gives them; best on the CPU
     attend   plain attention; it is called for one region at a time, with the keys that it may see
     replace  base is plain attention, and is replaced in the regions; otherwise the difference that
              the bounds make to plain attention is added, so that what base has beside it stays
     returns  base's shape and dtype; `base` itself if nothing is bounded. Queries of the background
              and all other rows come back bit for bit.
     """
-    # Read once; the numbers of queries in a region are needed on the CPU in any case.
     found = labels.cpu()
     out = base
     for row, places in enumerate(found):

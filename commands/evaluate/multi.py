@@ -70,9 +70,16 @@ def gallery_of(count: int, reader: Reader, vision: Any) -> Gallery:
     )
 
 
-def drawer(painter: Painter, gallery: Gallery, method: Any, strength: float, seed: int) -> Draw:
+def drawer(
+    painter: Painter,
+    gallery: Gallery,
+    method: Any,
+    strength: float,
+    seed: int,
+    separation: Any = None,
+) -> Draw:
     """Draws crowds of one size; method(domain, number, of) is what puts subject `number` in, or
-    None for the base with the class words."""
+    None for the base with the class words. A separation keeps the subjects apart."""
     studio = painter.studio
 
     def some(crowds: Sequence[Any], seeds: Sequence[int]) -> Tensor:
@@ -90,7 +97,7 @@ def drawer(painter: Painter, gallery: Gallery, method: Any, strength: float, see
             )
             for number in range(count)
         ]
-        return studio.draw(texts, seeds, casts, painter.how)
+        return studio.draw(texts, seeds, casts, painter.how, separation)
 
     def draw(crowds: Sequence[Any]) -> Tensor:
         """By kind, since one batch has one encoder a place; every row keeps its own seed."""
@@ -199,10 +206,15 @@ def singles_of(crowds: Sequence[Any]) -> list[Any]:
 
 @dataclass(frozen=True)
 class Way:
-    """A method for subjects of some domains: method(domain, number, of) puts in number of them."""
+    """A method for subjects of some domains: method(domain, number, of) puts in number of them.
+
+    A way that keeps subjects apart draws one by itself as the way `alone` does.
+    """
 
     domains: frozenset[str]
     method: Callable[[str, int, int], Any]
+    separation: Any = None
+    alone: str | None = None
 
     def of(self, crowds: Sequence[Any]) -> list[int]:
         """The rows of crowds in which it knows every domain."""
@@ -213,11 +225,32 @@ class Way:
         ]
 
 
-def ways(trained_folder: Path | None) -> dict[str, Way]:
-    """Ours as shipped and, for the domains that they have been trained for, the peers' ways."""
+REMEDIES: Mapping[str, tuple[str, bool]] = {
+    "soft": ("soft", False),
+    "exclusive": ("exclusive", False),
+    "bounded": ("off", True),
+    "soft, bounded": ("soft", True),
+    "exclusive, bounded": ("exclusive", True),
+}
+
+
+def with_remedies(nested: Way) -> dict[str, Way]:
+    """Ours with each remedy for several subjects (docs/several_subjects.md), and with both."""
+    separation = core("separation").Separation
+    return {
+        f"nested, {name}": Way(nested.domains, nested.method, separation(*how), "nested")
+        for name, how in REMEDIES.items()
+    }
+
+
+def ways(trained_folder: Path | None, remedies: bool = False) -> dict[str, Way]:
+    """Ours as shipped, with the remedies where these are asked for, and, for the domains that they
+    have been trained for, the peers' ways."""
     domains = artists.domains()
     ours = {domain: artists.shipped(domain).method for domain in domains}
     found = {"nested": Way(frozenset(domains), lambda domain, number, of: ours[domain])}
+    if remedies:
+        found |= with_remedies(found["nested"])
     alike = {d: artists.compared(None, trained_folder, d)[1:] for d in domains}
     methods = {d: {artist.name: artist.method for artist in those} for d, those in alike.items()}
 
@@ -245,6 +278,7 @@ def run(
     strength: float,
     trained_folder: Path | None,
     out: Path | None,
+    remedies: bool = False,
 ) -> dict:
     """Draws, reads and returns pairs and triples of every method, and the base's."""
     started = time.monotonic()
@@ -257,17 +291,20 @@ def run(
         base = read(crowds, plain, gallery, reader)
         every.setdefault("base", {})[name] = figures(base, None, base, plan.seed)
         shown = [Row("the base with the class words", list(plain[:6]))]
-        for who, way in ways(trained_folder).items():
+        by_themselves: dict[str, Scores] = {}
+        for who, way in ways(trained_folder, remedies).items():
             rows = way.of(crowds)
             if not rows:
                 continue
             known = [crowds[row] for row in rows]
             log(f"{name}: {len(known)} pictures and their subjects alone, {who}")
-            draw = drawer(painter, gallery, way.method, strength, plan.seed)
+            draw = drawer(painter, gallery, way.method, strength, plan.seed, way.separation)
             pictures = draw(known)
             scores = read(known, pictures, gallery, reader)
-            alone = singles_of(known)
-            single = read(alone, draw(alone), gallery, reader)
+            if way.alone is None:
+                alone = singles_of(known)
+                by_themselves[who] = read(alone, draw(alone), gallery, reader)
+            single = by_themselves[way.alone or who]
             without = read(known, plain[rows], gallery, reader)
             made = figures(scores, single, without, plan.seed)
             made["kinds"] = by_kind(known, scores, single, without)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import pack
-from stages.common import host
+from stages.common import core, host
 
 from .prompts import Reader, Texts
 
@@ -66,17 +66,19 @@ class Studio:
         seeds: Sequence[int],
         casts: Sequence[Cast] = (),
         settings: Settings = Settings(),
+        separation: Any = None,
     ) -> Tensor:
         """(B, C, h, w) in one run of the host's sampler; rows do not depend on their mates.
 
         A row's noise is what the host draws for one picture of its seed. Without casts it is the
         plain base. All casts must be of methods that attend alike. The empty negative prompt never
-        has a subject.
+        has a subject. With a separation, the casts of each picture are kept apart by it, which is
+        for nested attention only.
         """
         model, context = self.model, texts.context
         if casts:
             context, items = _injected(casts, context.to(model.load_device))
-            model = _with_items(model, casts[0].method.attend, items)
+            model = _with_items(model, casts[0].method.attend, items, separation)
         sample, empty = host("comfy.sample"), self._empty(settings.size, len(seeds))
         noise = torch.cat([sample.prepare_noise(empty[:1], seed) for seed in seeds])
         return sample.sample(
@@ -99,9 +101,11 @@ class Studio:
         seeds: Sequence[int],
         casts: Sequence[Cast] = (),
         settings: Settings = Settings(),
+        separation: Any = None,
     ) -> Tensor:
         """As latents, but pictures (B, H, W, 3), 0 to 1."""
-        return self.vae.decode(self.latents(texts, seeds, casts, settings)).float().cpu()
+        latents = self.latents(texts, seeds, casts, settings, separation)
+        return self.vae.decode(latents).float().cpu()
 
     def _empty(self, size: int, count: int) -> Tensor:
         channels = self.model.get_model_object("latent_format").latent_channels
@@ -120,21 +124,36 @@ def _injected(casts: Sequence[Cast], context: Tensor) -> tuple[Tensor, Mapping[s
     return context, items
 
 
-def _with_items(model: Any, attend: Callable[..., Tensor], items: Mapping[str, list[Any]]) -> Any:
+def _with_items(
+    model: Any, attend: Callable[..., Tensor], items: Mapping[str, list[Any]], separation: Any
+) -> Any:
     """A clone of the host's MODEL with the items on its sites, in calls for the positive prompt."""
     patch, sites = pack.module("nodes.host.patch"), pack.module("nodes.host.sites")
+    separating = pack.module("nodes.host.separating")
     clone = model.clone()
-    for site in sites.discover_sites(clone.get_model_object("diffusion_model")):
+    found = sites.discover_sites(clone.get_model_object("diffusion_model"))
+    for site in found:
         clone.set_model_attn2_replace(patch.NestedPatch(site.name, attend=attend), *site.key)
+    several = max(map(len, items.values()), default=0)
+    memory: dict[Any, Any] = {}  # of this one run
 
     def run(apply_model: Callable[..., Tensor], call: Mapping[str, Any]) -> Tensor:
         """The host's call, one prompt at a time: the items are for rows of the positive one."""
         kinds, outputs = call["cond_or_uncond"], []
         for at, kind in enumerate(kinds):
             noised, timestep, given = _part(call, at, len(kinds))
-            given["transformer_options"]["cond_or_uncond"] = [kind]
+            options = given["transformer_options"]
+            options["cond_or_uncond"] = [kind]
             if kind == CONDITIONAL:
-                given["transformer_options"][patch.PLAN] = patch.NestedPlan(len(noised), items)
+                claims = None
+                if separation is not None and several > 1:
+                    rows, subjects = range(len(noised)), range(several)
+                    claims = core("separation").Claims(separation, rows, subjects, memory)
+                options[patch.PLAN] = patch.NestedPlan(len(noised), items, claims)
+                if claims is not None and claims.settings.bounded:
+                    given["transformer_options"] = separating.bounded_self_attention(
+                        options, [site.key for site in found]
+                    )
             outputs.append(apply_model(noised, timestep, **given))
         return torch.cat(outputs)
 

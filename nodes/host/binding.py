@@ -14,7 +14,7 @@ from comfy.patcher_extension import CallbacksMP, WrappersMP
 
 from ...nested_attn_core.errors import NestedAttentionError
 from ...nested_attn_core.projections import Site
-from ...nested_attn_core.separation import Claims
+from ...nested_attn_core.separation import Separation
 from ...nested_attn_core.subject import Subject, Subjects
 from .carrier import LATENT, REGION, SLOTS, fill, settled, slots_of
 from .families import base_family, refuse_refiner
@@ -29,7 +29,6 @@ from .run import (
     always,
     in_range,
     presences,
-    several,
     warn_of_unnamed,
 )
 from .separating import bounded_self_attention, separation_of
@@ -87,7 +86,10 @@ class Binding:
     ) -> Any:
         """Around one step: every condition carries slots, so that none runs apart."""
         options = args[1] if len(args) > 1 else kwargs.get("model_options", {})
-        placed = self._masked or WATCH in options.get("transformer_options", {})
+        given = options.get("transformer_options", {})
+        separation = separation_of(given)
+        apart = separation is not None and not separation.off
+        placed = self._masked or apart or WATCH in given
         latent = (len(x), int(x.shape[-2]), int(x.shape[-1])) if placed else None
         return executor(model, fill(conds, latent), x, *args, **kwargs)
 
@@ -114,8 +116,10 @@ class Binding:
                 if WATCH in options:
                     options[WATCH].step(float(t.flatten()[0]), options.get("sample_sigmas"))
                 chunks = len(options.get("cond_or_uncond", (0,)))
-                claims = self._claims(executor.class_obj, t, found, options)
-                options[PLAN] = RunPlan(run, found, _place(x, region, latent, chunks), claims)
+                place = _place(x, region, latent, chunks)
+                separation = self._separation(executor.class_obj, t, options)
+                claims = None if separation is None else run.claims(separation, found, place)
+                options[PLAN] = RunPlan(run, found, place, claims)
                 if claims is not None and claims.settings.bounded:
                     options = bounded_self_attention(options, self._keys)
         return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
@@ -127,16 +131,16 @@ class Binding:
         sigma = float(t.flatten()[0])
         return [p for p in found if in_range(p.subject, sigma, model.model_sampling)]
 
-    def _claims(
-        self, model: Any, t: torch.Tensor, found: list[Any], options: Mapping[str, Any]
-    ) -> Claims | None:
-        """Of a call in which subjects are to be kept apart, and some row has several."""
+    def _separation(
+        self, model: Any, t: torch.Tensor, options: Mapping[str, Any]
+    ) -> Separation | None:
+        """How subjects are kept apart in this step, if they are."""
         separation = separation_of(options)
-        if separation is None or separation.off or not several(found):
+        if separation is None or separation.off:
             return None
-        if always(separation) or in_range(separation, float(t.flatten()[0]), model.model_sampling):
-            return Claims(separation)
-        return None
+        sigma = float(t.flatten()[0])
+        acts = always(separation) or in_range(separation, sigma, model.model_sampling)
+        return separation if acts else None
 
     def _run(self, model: Any, device: torch.device) -> Run:
         dtype = getattr(model, "manual_cast_dtype", None) or model.get_dtype()

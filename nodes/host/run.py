@@ -14,7 +14,7 @@ from torch import Tensor
 from ...nested_attn_core.attention import SiteSubject
 from ...nested_attn_core.masks import on_latent, on_site
 from ...nested_attn_core.placeholders import missing_names_message
-from ...nested_attn_core.separation import Claims
+from ...nested_attn_core.separation import Claims, Memory, Separation
 from ...nested_attn_core.slots import SiteSubjects, Slots
 from ...nested_attn_core.subject import Subject
 from .carrier import NOT_GIVEN
@@ -109,6 +109,7 @@ class Run:
         self.acted = False
         self.told_of_rows = False
         self.told: set[str] = set()
+        self._places: Memory = {}
         self._device = device
         self._dtype = dtype
         self._made: dict[int, KeysValues] = {}
@@ -156,6 +157,23 @@ class Run:
                 self._masks[name] = found.to(self._device), queries.to(self._device)
         return self._masks[name]
 
+    def claims(
+        self, separation: Separation, found: Sequence[Presence], place: Place
+    ) -> Claims | None:
+        """What keeps the subjects of a model call apart; None where no row has several.
+
+        A row is known to the next step by who is in it and by its window in the image.
+        """
+        rows = list(zip(*(presence.slots for presence in found), strict=True))
+        if not any(sum(map(bool, row)) > 1 for row in rows):
+            return None
+        names = [presence.identity for presence in found]
+        keys = [
+            (tuple(sorted(n for n, slots in zip(names, row, strict=True) if slots)), window)
+            for row, window in zip(rows, place.windows, strict=True)
+        ]
+        return Claims(separation, keys, names, self._places)
+
     def warn_of_missing_sites(self, sites: Collection[str]) -> None:
         """Says which sites no model call reached, for example because a patch was overwritten."""
         missing = [site for site in sites if site not in self.visited]
@@ -172,6 +190,7 @@ class Run:
         """Frees what the run made."""
         self._made.clear()
         self._masks.clear()
+        self._places.clear()
 
 
 class RunPlan(NestedPlan):
@@ -262,12 +281,6 @@ def presences(subjects: Mapping[int, Subject], slots: Tensor, length: int) -> li
         Presence(subjects[identity], identity, tuple(map(tuple, rows)), length)
         for identity, rows in found.items()
     ]
-
-
-def several(found: Sequence[Presence]) -> bool:
-    """Whether some row of the batch has two subjects at least."""
-    rows = zip(*(presence.slots for presence in found), strict=True)
-    return any(sum(map(bool, row)) > 1 for row in rows)
 
 
 class Ranged(Protocol):

@@ -17,7 +17,7 @@ from nested_attn_core.attention import NormControl, SiteSubject, nested_attentio
 from nested_attn_core.bounded import BACKGROUND, bounded_attention, regions
 from nested_attn_core.errors import NestedAttentionError
 from nested_attn_core.running_map import RunningMap
-from nested_attn_core.separation import Claims, Separation
+from nested_attn_core.separation import Claims, Memory, Separation
 from nested_attn_core.slots import SiteSubjects
 
 # Drawing is slow on a loaded machine, and that is no failure.
@@ -44,6 +44,14 @@ class Site:
         if claims is not None:
             subjects = SiteSubjects.apart(subjects, claims, size or self.size)
         return nested_attention(self.base(), self.query, self.key, self.value, subjects, HEADS)
+
+
+def call(
+    separation: Separation, rows: int = 5, subjects: int = 2, memory: Memory | None = None
+) -> Claims:
+    """One model call; with a memory, the next one of its run."""
+    memory = {} if memory is None else memory
+    return Claims(separation, [f"row {row}" for row in range(rows)], range(subjects), memory)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -86,7 +94,7 @@ def site(
     )
 
 
-def dense_claim(at: Site, number: int) -> Tensor:
+def dense_share(at: Site, number: int) -> Tensor:
     """The mean over heads of P_s with the token weights on the logits, times the mask: (B, N)."""
     rows, queries = at.query.shape[:2]
     claim = torch.zeros(rows, queries, dtype=at.query.dtype)
@@ -120,21 +128,32 @@ def dense_resized(image: Tensor, size: tuple[int, int]) -> Tensor:
     return out
 
 
-def dense_smoothed(maps: list[Tensor], size: tuple[int, int], smoothing: float) -> Tensor:
-    """The mean of maps (h, w), each older one counting less by the factor `smoothing`."""
+def dense_smoothed(
+    maps: list[Tensor], size: tuple[int, int], smoothing: float, before: Tensor | None = None
+) -> Tensor:
+    """The mean of maps (h, w), each older one counting less by the factor `smoothing`; one of the
+    step before as if it had been seen for ever."""
     weights = [smoothing ** (len(maps) - 1 - k) for k in range(len(maps))]
+    if before is not None:
+        maps, weights = [before, *maps], [smoothing ** len(maps) / (1 - smoothing), *weights]
     parts = [w * dense_resized(m, size) for w, m in zip(weights, maps, strict=True)]
     return sum(parts) / sum(weights)  # type: ignore[operator,return-value]
 
 
-def dense_sites(sites: list[Site], separation: Separation) -> list[Tensor]:
+Before = dict[tuple[int, int], Tensor]  # (row, subject) -> map
+
+
+def dense_sites(
+    sites: list[Site], separation: Separation, before: Before | None = None
+) -> list[Tensor]:
     """The outputs of sites one after another, query by query; all subjects without norm control."""
     count = len(sites[0].subjects)
+    before = before or {}
     seen: list[list[Tensor]] = [[] for _ in range(count)]
     outputs = []
     for at in sites:
         for number in range(count):
-            seen[number].append(dense_claim(at, number))
+            seen[number].append(dense_share(at, number))
         out = at.base()
         weighted = torch.zeros_like(out)
         for row in range(len(out)):
@@ -145,10 +164,12 @@ def dense_sites(sites: list[Site], separation: Separation) -> list[Tensor]:
                     claim[row].reshape(s.size)
                     for claim, s in zip(seen[number], sites, strict=False)
                 ]
-                claims[number] = dense_smoothed(maps, at.size, separation.smoothing).flatten()
+                seed = before.get((row, number))
+                claims[number] = dense_smoothed(maps, at.size, separation.smoothing, seed).flatten()
                 mask = at.subjects[number].mask
                 if mask is not None:
                     claims[number] = claims[number] * mask[0]
+                claims[number] = claims[number] / claims[number].mean()
             for n in range(out.shape[1]):
                 for head in range(HEADS):
                     here = slice(head * WIDTH // HEADS, (head + 1) * WIDTH // HEADS)
@@ -175,8 +196,10 @@ def dense_query(
         if len(claims) > 1 and separation.assignment == "soft":
             factor = float(claims[number][n]) ** 2 / total
         if len(claims) > 1 and separation.assignment == "exclusive":
-            largest = max(float(claims[other][n]) for other in claims)
-            factor = float(float(claims[number][n]) == largest)
+            owner = max(
+                claims, key=lambda other: float(claims[other][n])
+            )  # the first of equal ones
+            factor = float(number == owner)
         inner = (subject.key[0][:, here] @ q / scale).softmax(0) @ subject.value[0][:, here]
         amount = factor * subject.strength * mask
         values[token] = values[token] + amount * (inner - values[token])
@@ -198,13 +221,13 @@ def test_sites_one_after_another_are_the_dense_formula(
     assignment: Any, weights: tuple[float, ...], smoothing: float
 ) -> None:
     separation = Separation(assignment, smoothing=smoothing)
-    claims, sites = Claims(separation), some_sites(ROWS, weights)
+    claims, sites = call(separation), some_sites(ROWS, weights)
     for found, expected in zip(
         [at.run(claims) for at in sites], dense_sites(sites, separation), strict=True
     ):
         assert torch.allclose(found, expected, atol=1e-10)
     # It is another result than without.
-    assert not torch.allclose(sites[0].run(None)[0], sites[0].run(Claims(separation))[0])
+    assert not torch.allclose(sites[0].run(None)[0], sites[0].run(call(separation))[0])
 
 
 @given(
@@ -225,7 +248,7 @@ def test_any_rows_subjects_and_sizes(
 ) -> None:
     separation = Separation(assignment, smoothing=smoothing)
     sites = [site(size, positions, k) for k, size in enumerate(sizes)]
-    claims = Claims(separation)
+    claims = call(separation, len(positions), len(positions[0]))
     expected = dense_sites(sites, separation)
     for at, dense in zip(sites, expected, strict=True):
         assert torch.allclose(at.run(claims), dense, atol=1e-10)
@@ -233,16 +256,19 @@ def test_any_rows_subjects_and_sizes(
 
 @pytest.mark.parametrize("assignment", ["off", "soft", "exclusive"])
 def test_rows_with_fewer_than_two_subjects_come_back_bit_for_bit(assignment: Any) -> None:
-    claims = Claims(Separation(assignment, bounded=True))
+    separation, memory = Separation(assignment, bounded=True), {}
+    claims = call(separation, memory=memory)
     for at in some_sites(ROWS):
         without, found = at.run(None), at.run(claims)
         assert torch.equal(found[1:4], without[1:4])
         if assignment == "off":
             assert torch.equal(found, without)
-    alone = Claims(Separation(assignment, bounded=True))
+    assert {row for row, _ in memory} == {"row 0", "row 4"}
+    memory = {}
+    alone = call(separation, 2, memory=memory)
     for at in some_sites([[1, -1], [-1, 2]]):
         assert torch.equal(at.run(alone), at.run(None))
-    assert alone.labels((2, 2)) is None
+    assert not memory and call(separation, 2, memory=memory).labels((2, 2)) is None
 
 
 def test_a_mask_decides_where_a_subject_is_in_the_race() -> None:
@@ -255,7 +281,7 @@ def test_a_mask_decides_where_a_subject_is_in_the_race() -> None:
         masked = replace(at.subjects[0], mask=mask.flatten(1))
         sites.append(replace(at, subjects=(masked, at.subjects[1])))
     separation = Separation("soft", smoothing=0.5)
-    claims, expected = Claims(separation), dense_sites(sites, separation)
+    claims, expected = call(separation, 1), dense_sites(sites, separation)
     for at, dense in zip(sites, expected, strict=True):
         found = at.run(claims)
         assert torch.allclose(found, dense, atol=1e-10)
@@ -266,11 +292,11 @@ def test_a_mask_decides_where_a_subject_is_in_the_race() -> None:
 
 def test_a_site_of_unknown_size_speaks_for_itself() -> None:
     separation = Separation("soft")
-    claims, (first, second) = Claims(separation), [site((3, 3), [[1, 2]], k) for k in range(2)]
+    claims, (first, second) = call(separation, 1), [site((3, 3), [[1, 2]], k) for k in range(2)]
     first.run(claims)
     found = second.run(claims, (2, 2))
     assert torch.allclose(found, dense_sites([second], separation)[0], atol=1e-10)
-    assert torch.equal(found, second.run(Claims(separation)))
+    assert torch.equal(found, second.run(call(separation, 1)))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -287,7 +313,7 @@ def test_other_precisions(dtype: torch.dtype, assignment: Any) -> None:
             replace(s, key=s.key.to(dtype), value=s.value.to(dtype)) for s in at.subjects
         ),
     )
-    found = low.run(Claims(separation))
+    found = low.run(call(separation, 2))
     assert found.dtype == dtype
     expected = dense_sites([at], separation)[0]
     tolerance = {torch.float32: 1e-5, torch.float16: 2e-2, torch.bfloat16: 1.5e-1}[dtype]
@@ -313,6 +339,11 @@ def test_a_running_map_keeps_the_resolution_of_each_site() -> None:
     assert torch.equal(running.at((6, 4)), fine)
     running.add(torch.full((2, 3, 2), 0.25, dtype=torch.float64))
     assert torch.allclose(running.at((6, 4)), (0.5 * fine + 0.25) / 1.5)
+    assert running.finest == (6, 4) and running.at((3, 2), slice(1, 2)).shape == (1, 3, 2)
+    later = RunningMap(0.5, fine)
+    assert torch.allclose(later.at((6, 4)), fine)
+    later.add(torch.full((2, 3, 2), 0.25, dtype=torch.float64))
+    assert torch.allclose(later.at((6, 4)), (fine + 0.25) / 2)
 
 
 def dense_bounded(at: Site, labels: Tensor) -> Tensor:
@@ -380,46 +411,74 @@ def test_what_lies_in_another_region_cannot_be_seen() -> None:
     assert bool((before[:, 2:] != after[:, 2:]).any(-1).all())
 
 
-def test_regions_are_where_a_claim_is_large_and_the_largest() -> None:
-    first = torch.tensor([[0.8, 0.5, 0.1], [0.3, 0.0, 0.0]])
-    second = torch.tensor([[0.1, 0.6, 0.2], [0.3, 0.1, 0.0]])
-    found = regions(torch.stack([first, second])[:, None], 0.375)
-    assert found.tolist() == [[[0, 1, BACKGROUND], [0, BACKGROUND, BACKGROUND]]]
-    assert bool((regions(torch.zeros(2, 1, 2, 2), 0.5) == BACKGROUND).all())
+def test_regions_are_where_a_word_is_looked_at_most() -> None:
+    first = torch.tensor([[0.8, 0.5, 0.1], [0.6, 0.1, 0.3]])
+    second = torch.tensor([[0.1, 0.6, 0.2], [0.3, 0.1, 0.5]])
+    found = regions(torch.stack([first, second])[:, None], 0.5)
+    assert found.tolist() == [[[0, 1, BACKGROUND], [0, BACKGROUND, 1]]]
+    # The same with one word that gets half the attention of the other everywhere.
+    assert torch.equal(regions(torch.stack([first, second / 2])[:, None], 0.5), found)
+    for flat in (0.0, 0.3):
+        assert bool((regions(torch.full((2, 1, 2, 2), flat), 0.5) == BACKGROUND).all())
 
 
 @given(st.integers(1, 3), st.integers(1, 3), st.floats(0.05, 1.0))
 @relaxed
 def test_regions_place_by_place(rows: int, count: int, least: float) -> None:
-    claims = torch.rand(count, rows, 3, 4, generator=torch.Generator().manual_seed(rows + count))
-    found = regions(claims, least)
+    maps = torch.rand(count, rows, 3, 4, generator=torch.Generator().manual_seed(rows + count))
+    found = regions(maps, least)
     for row in range(rows):
+        means = [float(maps[s, row].mean()) for s in range(count)]
         for y in range(3):
             for x in range(4):
-                owner = max(range(count), key=lambda s: float(claims[s, row, y, x]))
-                enough = claims[owner, row, y, x] >= least * claims[owner, row].max()
+                owner = max(range(count), key=lambda s: float(maps[s, row, y, x]) / means[s])
+                values = maps[owner, row]
+                lowest, largest = float(values.min()), float(values.max())
+                enough = float(values[y, x]) >= lowest + least * (largest - lowest) - 1e-7
                 assert int(found[row, y, x]) == (owner if enough else BACKGROUND)
 
 
-def test_labels_of_a_call_come_from_all_its_sites() -> None:
-    separation = Separation(bounded=True, smoothing=0.6, region=0.7)
-    claims, sites = Claims(separation), some_sites(ROWS)
-    assert claims.labels((2, 2)) is None
+@pytest.mark.parametrize("assignment", ["off", "soft"])
+def test_a_step_goes_on_from_the_one_before(assignment: Any) -> None:
+    """Its claims begin with what that one ended with, and its regions are made of that."""
+    separation, memory = Separation(assignment, True, smoothing=0.6, region=0.7), {}
+    sites = some_sites(ROWS)
+    first = call(separation, memory=memory)
     for at in sites:
-        at.run(claims)
-    found = claims.labels((5, 3))
-    assert found is not None and found.shape == (5, 15)
-    assert bool((found[1:4] == BACKGROUND).all())
-    for row in (0, 4):
-        maps = [
-            dense_smoothed(
-                [dense_claim(at, number)[row].reshape(at.size) for at in sites], (5, 3), 0.6
-            )
-            for number in range(2)
-        ]
-        expected = regions(torch.stack(maps)[:, None], 0.7)
-        assert torch.equal(found[row], expected.flatten())
-        assert len(set(found[row].tolist())) > 1
+        at.run(first)
+        assert first.labels((2, 2)) is None
+    size = (4, 4)  # of the last of the finest sites
+
+    def ended(row: int, number: int) -> Tensor:
+        maps = [dense_share(at, number)[row].reshape(at.size) for at in sites]
+        return dense_smoothed(maps, size, 0.6)
+
+    before = {(row, number): ended(row, number) for row in (0, 4) for number in range(2)}
+    later = [site(shape, ROWS, 40 + k) for k, shape in enumerate(SIZES)]
+    # The same rows in another order and beside a new one.
+    order = [4, 1, 0]
+    second = Claims(separation, ["row 4", "new", "row 0"], range(2), memory)
+    moved = [
+        replace(
+            at,
+            query=at.query[order],
+            key=at.key[order],
+            value=at.value[order],
+            subjects=tuple(replace(s, positions=s.positions[order]) for s in at.subjects),
+        )
+        for at in later
+    ]
+    expected = dense_sites(later, separation, before)
+    labels = second.labels((3, 5))
+    for at, dense in zip(moved, expected, strict=True):
+        assert torch.allclose(at.run(second), dense[order], atol=1e-10)
+    assert labels is not None and labels.device.type == "cpu"
+    assert second.labels((3, 5)) is labels
+    for place, row in ((0, 4), (2, 0)):
+        maps = torch.stack([dense_resized(before[row, number], (3, 5)) for number in range(2)])
+        assert torch.equal(labels[place], regions(maps[:, None], 0.7).flatten())
+        assert len(set(labels[place].tolist())) > 1
+    assert bool((labels[1] == BACKGROUND).all())
 
 
 @pytest.mark.parametrize(
