@@ -108,7 +108,7 @@ def with_site_links(text: str, source: str, repository: str = "", root: Path = R
 
 
 def on_config(config: Any) -> Any:
-    from pymdownx.slugs import slugify
+    from pymdownx.slugs import slugify  # pyright: ignore[reportMissingImports]
 
     config.nav = menu()
     # As GitHub makes anchors of headings, so that one link serves both.
@@ -117,7 +117,7 @@ def on_config(config: Any) -> Any:
 
 
 def on_files(files: Any, config: Any) -> Any:
-    from mkdocs.structure.files import File
+    from mkdocs.structure.files import File  # pyright: ignore[reportMissingImports]
 
     for path, source in sources().items():
         files.append(File.generated(config, path, abs_src_path=str(ROOT / source)))
@@ -125,5 +125,6 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    source = sources().get(page.file.src_uri, DOCS + page.file.src_uri)
+    path: str = page.file.src_uri
+    source = sources().get(path, DOCS + path)
     return with_site_links(markdown, source, config.repo_url or "")
