@@ -10,8 +10,10 @@ from torch import Tensor
 from ..nested_attn_core.attention import NormControl
 from ..nested_attn_core.subject import Subject, Subjects
 from .host.binding import bind_model
+from .host.report import model_report
+from .host.shown import show_text
 from .host.text import bind_clip
-from .sockets import NestedSubject, schema
+from .sockets import NestedSubject, folded, schema
 
 AS_TRAINED = "as trained"
 
@@ -31,7 +33,8 @@ class ApplyNestedAttention(io.ComfyNode):
                 "subjects that come in; Subject Settings gives one its own."
             ),
             search_aliases=["nested attention", "ip-adapter", "personalization", "identity"],
-            inputs=_inputs(),
+            hidden=[io.Hidden.unique_id],
+            inputs=folded(_inputs(), "norm", "norm_factor"),
             outputs=[
                 io.Model.Output(
                     "model_out",
@@ -74,7 +77,9 @@ class ApplyNestedAttention(io.ComfyNode):
                 for item in Subjects.of(subject)
             )
         )
-        return io.NodeOutput(bind_model(model, subjects), bind_clip(clip, subjects))
+        bound = bind_model(model, subjects)
+        show_text(cls.hidden, model_report(bound))
+        return io.NodeOutput(bound, bind_clip(clip, subjects))
 
 
 def _inputs() -> list[Any]:

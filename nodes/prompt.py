@@ -8,6 +8,7 @@ from comfy_api.latest import io, ui
 
 from ..nested_attn_core.errors import NestedAttentionError
 from .host.report import binding_report
+from .host.shown import show_text
 from .sockets import schema
 
 
@@ -24,6 +25,7 @@ class NestedPrompt(io.ComfyNode):
                 "which subject."
             ),
             search_aliases=["nested attention", "clip text encode", "prompt"],
+            hidden=[io.Hidden.unique_id],
             inputs=[
                 io.Clip.Input("clip", tooltip="The CLIP output of Apply Nested Attention."),
                 io.String.Input(
@@ -57,5 +59,6 @@ class NestedPrompt(io.ComfyNode):
             )
         tokens = clip.tokenize(text)
         report = binding_report(clip, tokens)
+        show_text(cls.hidden, report.replace("\n- ", "\n").removeprefix("- "))
         conditioning = clip.encode_from_tokens_scheduled(tokens)
         return io.NodeOutput(conditioning, report, ui=ui.PreviewText(report))

@@ -25,3 +25,11 @@ def schema(**options: Any) -> io.Schema:
             if name in _KNOWN
         }
     )
+
+
+def folded(inputs: list[Any], *names: str) -> list[Any]:
+    """The inputs, of which the editor hides some until "Show Advanced" in the node's menu."""
+    for slot in inputs:
+        if slot.id in names:
+            slot.extra_dict = {**slot.extra_dict, "advanced": True}
+    return inputs

@@ -10,7 +10,9 @@ from torch import Tensor
 from ..nested_attn_core.errors import NestedAttentionError
 from .host.graph_training import Wishes, path_for, save_trained, train_in_graph
 from .host.memory import LoadedEncoder
-from .sockets import NestedEncoder, schema
+from .sockets import NestedEncoder, folded, schema
+
+RARE = ("learning_rate", "tokens", "width", "depth", "token_weight", "gradient_checkpointing")
 
 LossMap = io.Custom("LOSS_MAP")
 
@@ -30,7 +32,7 @@ class TrainNestedEncoder(io.ComfyNode):
             ),
             search_aliases=["nested attention", "train", "finetune", "personalization"],
             is_experimental=True,
-            inputs=_inputs(),
+            inputs=folded(_inputs(), *RARE),
             outputs=[
                 NestedEncoder.Output(
                     "trained", display_name="encoder", tooltip="Goes into Encode Subject."
