@@ -11,8 +11,10 @@ from ..nested_attn_core.attention import NormControl
 from ..nested_attn_core.subject import Subject, Subjects
 from .checks import checked
 from .host.binding import bind_model
+from .host.report import model_report
+from .host.shown import show_text
 from .host.text import bind_clip
-from .sockets import NEIGHBOURS, NestedSubject, schema
+from .sockets import NEIGHBOURS, NestedSubject, folded, schema
 
 AS_TRAINED = "as trained"
 
@@ -32,7 +34,8 @@ class ApplyNestedAttention(io.ComfyNode):
                 "subjects that come in; Subject Settings gives one its own."
             ),
             search_aliases=[*NEIGHBOURS, "personalization", "identity", "lora"],
-            inputs=_inputs(),
+            hidden=[io.Hidden.unique_id],
+            inputs=folded(_inputs(), "norm", "norm_factor"),
             outputs=[
                 io.Model.Output(
                     "model_out",
@@ -76,7 +79,9 @@ class ApplyNestedAttention(io.ComfyNode):
                 for item in Subjects.of(subject)
             )
         )
-        return io.NodeOutput(bind_model(model, subjects), bind_clip(clip, subjects))
+        bound = bind_model(model, subjects)
+        show_text(cls.hidden, model_report(bound))
+        return io.NodeOutput(bound, bind_clip(clip, subjects))
 
 
 def _inputs() -> list[Any]:

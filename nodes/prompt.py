@@ -9,6 +9,7 @@ from comfy_api.latest import io, ui
 from ..nested_attn_core.errors import NestedAttentionError
 from .checks import checked
 from .host.report import binding_report
+from .host.shown import show_text
 from .sockets import schema
 
 
@@ -25,6 +26,7 @@ class NestedPrompt(io.ComfyNode):
                 "which subject."
             ),
             search_aliases=["clip text encode", "prompt", "trigger word"],
+            hidden=[io.Hidden.unique_id],
             inputs=[
                 io.Clip.Input("clip", tooltip="The CLIP that comes out of Apply Nested Attention."),
                 io.String.Input(
@@ -60,5 +62,6 @@ class NestedPrompt(io.ComfyNode):
             )
         tokens = clip.tokenize(text)
         report = binding_report(clip, tokens)
+        show_text(cls.hidden, report.replace("\n- ", "\n").removeprefix("- "))
         conditioning = clip.encode_from_tokens_scheduled(tokens)
         return io.NodeOutput(conditioning, report, ui=ui.PreviewText(report))

@@ -20,3 +20,11 @@ AttentionRecorder = io.Custom("NESTED_ATTENTION_RECORDER")
 def schema(**options: Any) -> io.Schema:
     """io.Schema without the fields that this host does not know yet."""
     return io.Schema(**known_fields(io.Schema, {"category": CATEGORY, **options}))
+
+
+def folded(inputs: list[Any], *names: str) -> list[Any]:
+    """The inputs, of which the editor hides some until "Show Advanced" in the node's menu."""
+    for slot in inputs:
+        if slot.id in names:
+            slot.extra_dict = {**slot.extra_dict, "advanced": True}
+    return inputs

@@ -12,7 +12,9 @@ from ..nested_attn_core.pictures import check_pictures
 from .checks import checked
 from .host.graph_training import Wishes, path_for, save_trained, train_in_graph
 from .host.memory import LoadedEncoder
-from .sockets import NestedEncoder, schema
+from .sockets import NestedEncoder, folded, schema
+
+RARE = ("learning_rate", "tokens", "width", "depth", "token_weight", "gradient_checkpointing")
 
 LossMap = io.Custom("LOSS_MAP")
 
@@ -32,7 +34,7 @@ class TrainNestedEncoder(io.ComfyNode):
             ),
             search_aliases=["train", "finetune", "personalization", "dreambooth"],
             is_experimental=True,
-            inputs=_inputs(),
+            inputs=folded(_inputs(), *RARE),
             outputs=[
                 NestedEncoder.Output(
                     "trained",

@@ -143,8 +143,7 @@ class Binding:
         return separation if acts else None
 
     def _run(self, model: Any, device: torch.device) -> Run:
-        dtype = getattr(model, "manual_cast_dtype", None) or model.get_dtype()
-        return Run(self._by_id, device, dtype, self._groups)
+        return Run(self._by_id, device, sampling_dtype(model), self._groups)
 
 
 def bind_model(model: Any, subjects: Subjects) -> Any:
@@ -159,9 +158,7 @@ def bind_model(model: Any, subjects: Subjects) -> Any:
     sites = discover_sites(diffusion_model)
     for subject in subjects:
         _check_fits(subject, sites, base_family(model))
-    before = bound.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY)
-    if before:
-        subjects = Subjects.of(before[0].__self__.subjects, subjects)
+    subjects = Subjects.of(bound_subjects(bound), subjects)
     Binding(subjects, sites, site_groups(diffusion_model)).install(bound)
     replaced = bound.model_options["transformer_options"].get("patches_replace", {})
     for site in sites:
@@ -171,6 +168,17 @@ def bind_model(model: Any, subjects: Subjects) -> Any:
     bound.remove_callbacks_with_key(CallbacksMP.ON_CLONE, KEY)
     bound.add_callback_with_key(CallbacksMP.ON_CLONE, KEY, _own_patches)
     return bound
+
+
+def bound_subjects(model: Any) -> Subjects:
+    """The subjects that a host MODEL knows."""
+    bindings = model.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY)
+    return bindings[0].__self__.subjects if bindings else Subjects()
+
+
+def sampling_dtype(model: Any) -> torch.dtype:
+    """In which a host model's attention computes, and nested keys and values are held."""
+    return getattr(model, "manual_cast_dtype", None) or model.get_dtype()
 
 
 def _own_patches(model: Any, clone: Any) -> None:

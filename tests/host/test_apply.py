@@ -43,6 +43,24 @@ def test_every_site_is_found_and_visited(world: World, monkeypatch: pytest.Monke
     assert runs[0].visited == {site.name for site in sites}
 
 
+def test_apply_says_what_its_subjects_hold(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    report, run = pack("nodes.host.report").model_report, pack("nodes.host.run")
+    runs: list[Any] = []
+    monkeypatch.setattr(run.Run, "close", lambda self: runs.append(self))
+    subject = world.subject()
+    model, clip = world.apply(subject)
+    image(world, model, clip, PROMPT)
+    (held,) = runs[0]._made.values()
+    size = sum(part.nbytes for pair in held.values() for part in pair) / 1e6
+    sites = {"sd15": 16, "sdxl": 70}[world.family]
+    assert report(model).splitlines() == [
+        f"{sites} cross-attention sites patched",
+        f"anna: {len(subject.tokens)} tokens, {size:.1f} MB while sampling",
+    ]
+    off, _ = world.apply(subject, strength=0.0)
+    assert report(off).endswith("anna: changes nothing, by its strength or its mask")
+
+
 def test_a_named_subject_changes_the_image(world: World) -> None:
     assert differs(applied(world), plain(world))
 
