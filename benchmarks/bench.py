@@ -22,7 +22,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "commands")]
 
 import pack  # noqa: E402
 
-PARTS = ("start", "step", "sparse", "sites")
+PARTS = ("start", "step", "sparse", "shares", "sites")
 DTYPES = ("fp32", "bf16", "fp16")
 
 
@@ -82,6 +82,11 @@ def _sparse(report: dict[str, Any], arguments: Any, dtype: Any, keep: Callable[[
     costs = importlib.import_module("site_costs")
     report["syncs_per_site"] = costs.syncs_per_site()
     _collect(report, "sparse", costs.sparse(arguments.device, dtype, arguments.seconds), keep)
+
+
+def _shares(report: dict[str, Any], arguments: Any, dtype: Any, keep: Callable[[], None]) -> None:
+    real = importlib.import_module("real_shares")
+    _collect(report, "shares", real.shares(2 if arguments.quick else 10), keep)
 
 
 def _step(report: dict[str, Any], arguments: Any, dtype: Any, keep: Callable[[], None]) -> None:

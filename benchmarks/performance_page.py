@@ -25,10 +25,11 @@ def main(path: Path) -> int:
     report = json.loads(path.read_text(encoding="utf-8"))
     text = PAGE.read_text(encoding="utf-8")
     blocks: dict[str, tuple[str, Callable[[Report], Iterable[str]]]] = {
-        "machine": ("machine", machine),
+        "machine": ("sites", machine),
         "sites": ("sites", sites),
         "one row": ("sites", one_row),
         "sparse": ("sparse", sparse),
+        "shares": ("shares", shares),
         "step": ("step", steps),
         "start": ("flatness", start),
     }
@@ -36,7 +37,8 @@ def main(path: Path) -> int:
         if needed in report:
             text = filled(text, name, lines(report))
     PAGE.write_text(text, encoding="utf-8")
-    draw(report["sites"], PLOTS)
+    if "sites" in report:
+        draw(report["sites"], PLOTS)
     return 0
 
 
@@ -95,6 +97,21 @@ def sparse(report: Report) -> list[str]:
             for r in report["sparse"]
         ),
     )  # fmt: skip
+
+
+def shares(report: Report) -> list[str]:
+    return table(
+        ("encoder", "threshold", "queries left out", "largest error of a pixel, of 1"),
+        (
+            (
+                r["encoder"],
+                r["threshold"],
+                f"{r['left_out']:.1%}",
+                f"{r['largest_pixel_error']:.4f}",
+            )
+            for r in report["shares"]
+        ),
+    )
 
 
 def steps(report: Report) -> list[str]:
