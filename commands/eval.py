@@ -169,7 +169,8 @@ def judge_crowds(arguments: argparse.Namespace) -> dict:
         multi.QUICK if arguments.quick else multi.Plan(), seed=arguments.seed
     )
     if arguments.pictures:
-        plan = dataclasses.replace(plan, pairs=arguments.pictures, triples=arguments.pictures)
+        triples = max(1, arguments.pictures // 3)
+        plan = dataclasses.replace(plan, pairs=arguments.pictures, triples=triples)
     if arguments.gallery:
         plan = dataclasses.replace(plan, gallery=arguments.gallery)
     strength = (arguments.strengths or [1.0])[0]

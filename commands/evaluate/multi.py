@@ -245,7 +245,7 @@ def with_remedies(nested: Way) -> dict[str, Way]:
 
 def ways(trained_folder: Path | None, remedies: bool = False) -> dict[str, Way]:
     """Ours as shipped, with the remedies where these are asked for, and, for the domains that they
-    have been trained for, the peers' ways."""
+    have been trained for, the peers' ways, and ours trained like them."""
     domains = artists.domains()
     ours = {domain: artists.shipped(domain).method for domain in domains}
     found = {"nested": Way(frozenset(domains), lambda domain, number, of: ours[domain])}
@@ -259,6 +259,12 @@ def ways(trained_folder: Path | None, remedies: bool = False) -> dict[str, Way]:
 
     placed = core("evaluation.baselines.decoupled").Placed
     decoupled, appended = those_with("decoupled"), those_with("appended_tokens")
+    # The shipped encoders were trained for longer than the peers' ways.
+    as_long = those_with("nested")
+    if as_long:
+        found["nested, trained as long as these"] = Way(
+            frozenset(as_long), lambda domain, number, of: as_long[domain]
+        )
     if decoupled:
         found["decoupled, masked"] = Way(
             frozenset(decoupled),
