@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from typing import Any
 
@@ -14,10 +15,13 @@ from pack import ROOT
 from test_two_subjects import pixels
 
 EXAMPLE = "NestedAttentionExamplePicture"
+COUNT = itertools.count()
 
 
 def drawn(server: HostServer, graph: Graph) -> np.ndarray:
     """The only picture of a graph, (H, W, 3), 0 to 255."""
+    # The host shows no picture of a node that it has cached; a new name makes it save again.
+    graph = changed(graph, "SaveImage", filename_prefix=f"drawn-{next(COUNT)}")
     (image,) = pixels(server, graph, server.run(graph))
     return image.astype(np.int16)
 
@@ -63,7 +67,7 @@ def test_person_and_pet_by_name_and_the_background_by_its_region(server, workflo
             text="a person and a kitten, city",
         ),
     )
-    assert distance(other_sky[sky], image[sky]) > 5 * distance(other_sky[ground], image[ground])
+    assert distance(other_sky[sky], image[sky]) > 8 * distance(other_sky[ground], image[ground])
     for title, picture in (
         ("Reference of the person", "person 8"),
         ("Reference of the kitten", "kitten 2"),
