@@ -12,7 +12,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ class HostServer:
     there, so that nothing of a user's install is read or written.
     copy: put a copy of the pack in custom_nodes instead of a link.
     pack: False starts the host without the pack.
+    more: further arguments for the host.
     """
 
     def __init__(
@@ -47,9 +48,11 @@ class HostServer:
         copy: bool = False,
         pack: bool = True,
         patience: float = 600.0,
+        more: Sequence[str] = (),
     ) -> None:
         self.host, self.python, self.base = host, python, base
         self.cpu, self.copy, self.pack, self.patience = cpu, copy, pack, patience
+        self.more = tuple(more)
         self.log = base / "server.log"
         self.port = 0
         self._process: subprocess.Popen[bytes] | None = None
@@ -79,6 +82,7 @@ class HostServer:
         ]
         if self.cpu:
             command.append("--cpu")
+        command.extend(self.more)
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
                 command,
