@@ -153,14 +153,14 @@ def encode_nodes(graph: dict[str, Any]) -> list[dict[str, Any]]:
     return [graph[key] for key in ids]
 
 
-def fill(row: Row, prompt: str, seed: int, pictures: Sequence[str]) -> dict[str, Any]:
-    """The workflow with a prompt, a seed, and the row's subjects by their uploaded pictures."""
+def fill(row: Row, prompt: str, seed: int) -> dict[str, Any]:
+    """The workflow with a prompt, a seed, and the row's subjects."""
     graph = copy.deepcopy(workflow(row))
     graph[node_of(graph, "NestedAttentionPrompt")]["inputs"]["text"] = prompt
     graph[node_of(graph, "KSampler")]["inputs"]["seed"] = seed
-    for who, picture, node in zip(row.subjects, pictures, encode_nodes(graph), strict=True):
+    for who, node in zip(row.subjects, encode_nodes(graph), strict=True):
         node["inputs"]["name"] = who.name
-        graph[node["inputs"]["image"][0]]["inputs"]["image"] = picture
+        graph[node["inputs"]["image"][0]]["inputs"]["picture"] = f"{who.domain} {who.number}"
         encoder = graph[node["inputs"]["encoder"][0]]
         encoder["inputs"]["encoder_name"] = f"(shipped) {who.domain}.safetensors"
     return graph
@@ -168,12 +168,9 @@ def fill(row: Row, prompt: str, seed: int, pictures: Sequence[str]) -> dict[str,
 
 def run_row(server: HostServer, row: Row) -> list[Result]:
     """Runs a row's prompts on the server; seconds count from queueing to the end of the job."""
-    pictures = [
-        server.upload(who.reference, f"{who.domain}-{who.reference.name}") for who in row.subjects
-    ]
     results = []
     for number, prompt in enumerate(row.prompts):
-        graph = fill(row, prompt, row.seed + number, pictures)
+        graph = fill(row, prompt, row.seed + number)
         begin = time.monotonic()
         entry = server.run(graph)
         seconds = time.monotonic() - begin

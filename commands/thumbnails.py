@@ -18,7 +18,6 @@ from host_server import HostError, HostServer, node_of
 from pack import ROOT, host_path
 
 WORKFLOWS = ROOT / "workflows"
-REFERENCES = ROOT / "models" / "references"
 SIDE = 256  # pixels; the miniature draws 128
 
 
@@ -43,8 +42,6 @@ def write(server: HostServer, out: Path, names: Sequence[str]) -> None:
         raise HostError(
             f"There is no workflow {', '.join(sorted(unknown))}: name any of {', '.join(found)}."
         )
-    for domain in ("person", "kitten"):
-        server.upload(REFERENCES / domain / "1.png", f"{domain}.png")
     out.mkdir(parents=True, exist_ok=True)
     for name in names or found:
         graph = found[name]

@@ -32,9 +32,10 @@ def one(editor):
 
 
 def with_picture(editor) -> int:
-    """A Load Image before Encode Subject, with an uploaded picture; its id."""
-    found = editor.nodes("LoadImage")
-    loader = found[0] if found else editor.add("LoadImage", at=(400, 110))
+    """A Load Image in place of Example Picture, with an uploaded picture; its id."""
+    example = editor.node("NestedAttentionExamplePicture")
+    editor.page.evaluate("id => app.graph.remove(app.graph.getNodeById(id))", example)
+    loader = editor.add("LoadImage", at=(400, 110))
     editor.connect(loader, 0, editor.node(ENCODE), "image")
     editor.click_widget(loader, "upload", chooses=first_reference("person"))
     editor.page.wait_for_function(

@@ -19,8 +19,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostServer]:
 
 @pytest.fixture(scope="session")
 def workflow(server: HostServer) -> Callable[[str], Graph]:
-    """A shipped workflow by its file name, its Load Image nodes filled with held-out references,
-    sampled with few steps."""
+    """A shipped workflow by its file name, with held-out references, sampled with few steps."""
     names = upload_references(server)
     return lambda name: prepared(name, names)
 

@@ -38,12 +38,18 @@ def upload_references(server: HostServer) -> dict[str, str]:
 
 
 def prepared(name: str, references: dict[str, str]) -> Graph:
-    """A shipped workflow by its file name, with these references, sampled with few steps."""
+    """A shipped workflow by its file name, sampled with few steps.
+
+    The ones of one and of two subjects get these references by Load Image in place of Example
+    Picture, as their notes tell users to do.
+    """
     graph = json.loads((ROOT / "workflows" / name).read_text(encoding="utf-8"))
     for node in graph.values():
-        if node["class_type"] == "LoadImage":
+        basic = name.startswith(("one_subject", "two_subjects"))
+        if basic and node["class_type"] == "NestedAttentionExamplePicture":
             kitten = "kitten" in node.get("_meta", {}).get("title", "").lower()
-            node["inputs"]["image"] = references["kitten" if kitten else "person"]
+            node["class_type"] = "LoadImage"
+            node["inputs"] = {"image": references["kitten" if kitten else "person"]}
         if node["class_type"] == "KSampler":
             node["inputs"]["steps"] = 4
     return graph

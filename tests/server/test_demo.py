@@ -58,17 +58,17 @@ def test_a_row_goes_through_the_server(server, monkeypatch):
 
 
 def test_a_graph_is_filled_with_the_subjects_of_the_row(pair):
-    graph = demo.fill(pair, "a <anna> and a <rex>", 7, ["one.png", "two.png"])
+    graph = demo.fill(pair, "a <anna> and a <rex>", 7)
     found = {}
     for node in demo.encode_nodes(graph):
         image, encoder = (graph[node["inputs"][key][0]]["inputs"] for key in ("image", "encoder"))
-        found[node["inputs"]["name"]] = (image["image"], encoder["encoder_name"])
+        found[node["inputs"]["name"]] = (image["picture"], encoder["encoder_name"])
     assert found == {
-        "anna": ("one.png", "(shipped) person.safetensors"),
-        "rex": ("two.png", "(shipped) kitten.safetensors"),
+        "anna": ("person 1", "(shipped) person.safetensors"),
+        "rex": ("kitten 1", "(shipped) kitten.safetensors"),
     }
     assert graph[node_of(graph, "KSampler")]["inputs"]["seed"] == 7
-    assert demo.fill(pair, "x", 7, ["a", "b"]) == demo.fill(pair, "x", 7, ["a", "b"])
+    assert demo.fill(pair, "x", 7) == demo.fill(pair, "x", 7)
 
 
 def test_the_sheet_shows_references_left_of_results(pair):

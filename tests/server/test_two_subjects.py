@@ -23,8 +23,9 @@ def pixels(server: HostServer, graph: Graph, entry: dict[str, Any]) -> list[np.n
 
 
 @pytest.mark.parametrize("name", WORKFLOWS)
-def test_a_shipped_workflow_makes_an_image(server, workflow, name):
-    graph = workflow(name)
+def test_a_shipped_workflow_makes_an_image_as_it_comes(server, name):
+    graph = json.loads((ROOT / "workflows" / name).read_text(encoding="utf-8"))
+    graph = changed(graph, "KSampler", steps=4)
     forget(server)
     entry = server.run(graph)
     assert cached(entry) == set()
