@@ -15,21 +15,23 @@ def test_a_blueprint_is_found_placed_and_runs(editor, name):
     editor.search(name).filter(has_text=name).first.click()
     editor.loaded()
     (blueprint,) = editor.page.evaluate("app.graph.nodes.map(n => n.id)")
+    editor.page.evaluate("id => app.graph.getNodeById(id).pos = [0, 0]", blueprint)
     sockets = editor.page.evaluate(
         "id => app.graph.getNodeById(id).inputs.filter(i => i.type === 'IMAGE').map(i => i.name)",
         blueprint,
     )
-    loader = editor.add("NestedAttentionLoadMiniature", at=(-800, 0))
+    loader = editor.add("NestedAttentionLoadMiniature", at=(-400, 0))
     for output, slot in enumerate(("model", "clip")):
         editor.connect(loader, output, blueprint, slot)
     editor.connect(loader, 3, blueprint, "clip_vision")
     for number, (slot, domain) in enumerate(zip(sockets, ("person", "kitten"), strict=False)):
-        picture = editor.add("LoadImage", at=(-800, 250 + 400 * number))
+        picture = editor.add("LoadImage", at=(-400, 180 + 370 * number))
         uploaded = editor.server.upload(first_reference(domain), f"{domain}.png")
         editor.set_value(picture, "image", uploaded)
         editor.connect(picture, 0, blueprint, slot)
     save = sampled(editor, loader, blueprint)
     assert editor.faults() == []
+    editor.page.evaluate("app.canvas.deselectAll()")
     assert editor.run() == "execution_success"
     editor.look_at()
     editor.page.wait_for_function(
@@ -40,10 +42,10 @@ def test_a_blueprint_is_found_placed_and_runs(editor, name):
 
 def sampled(editor, loader: int, blueprint: int) -> int:
     """Sampler, decoder and Save Image behind a blueprint; the id of the last."""
-    negative = editor.add("CLIPTextEncode", at=(600, 450))
-    latent = editor.add("EmptyLatentImage", at=(600, 700))
-    sampler = editor.add("KSampler", at=(1100, 0))
-    decode, save = editor.add("VAEDecode", at=(1100, 400)), editor.add("SaveImage", at=(1500, 0))
+    negative = editor.add("CLIPTextEncode", at=(500, 0))
+    latent = editor.add("EmptyLatentImage", at=(500, 300))
+    sampler = editor.add("KSampler", at=(970, 0))
+    decode, save = editor.add("VAEDecode", at=(970, 340)), editor.add("SaveImage", at=(1320, 0))
     for widget, value in (("width", 128), ("height", 128)):
         editor.set_value(latent, widget, value)
     for widget, value in (("steps", 6), ("cfg", 3.0)):
