@@ -24,6 +24,9 @@ from .mentions import SubjectToken, Tokens, embedded, mentions
 ENCODE = "encode_token_weights"
 # Rare words that are one token of CLIP's vocabulary each; one that the prompt lacks is used.
 _STAND_INS = ("sks", "ohwx", "hta", "oof", "sht", "phol", "olis", "ewe", "qtr")
+TOO_DEEP = (
+    "The prompt nests its brackets too deeply to be read; write fewer of them inside each other."
+)
 _STRANGE_TOKENIZER = (
     "The tokenizer of this text encoder reads a prompt in a way in which subjects cannot be found; "
     "use the text encoder of an SD1.5 or SDXL model."
@@ -65,7 +68,10 @@ class NestedTokenizer:
         mentioned = [called[piece.name] for piece in pieces if piece.name is not None]
 
         def tokens(of: str) -> Tokens:
-            return self.inner.tokenize_with_weights(of, return_word_ids, **options)
+            try:
+                return self.inner.tokenize_with_weights(of, return_word_ids, **options)
+            except RecursionError as error:
+                raise NestedAttentionError(TOO_DEEP) from error
 
         if not mentioned:
             return tokens(text)
