@@ -10,6 +10,7 @@ from ..nested_attn_core.errors import NestedAttentionError
 from .checks import checked
 from .host.report import binding_report
 from .host.shown import show_text
+from .host.text import TOO_DEEP
 from .sockets import schema
 
 
@@ -60,7 +61,10 @@ class NestedPrompt(io.ComfyNode):
                 "The prompt is empty; write what the image should show and name a subject in it, "
                 "such as <anna>, or use CLIP Text Encode for an empty negative prompt."
             )
-        tokens = clip.tokenize(text)
+        try:
+            tokens = clip.tokenize(text)
+        except RecursionError as error:  # of a CLIP without subjects
+            raise NestedAttentionError(TOO_DEEP) from error
         report = binding_report(clip, tokens)
         show_text(cls.hidden, report.replace("\n- ", "\n").removeprefix("- "))
         conditioning = clip.encode_from_tokens_scheduled(tokens)

@@ -4,6 +4,8 @@ that writes what it finds into the conditioning."""
 from __future__ import annotations
 
 import hashlib
+import itertools
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -24,6 +26,9 @@ from .mentions import SubjectToken, Tokens, embedded, mentions
 ENCODE = "encode_token_weights"
 # Rare words that are one token of CLIP's vocabulary each; one that the prompt lacks is used.
 _STAND_INS = ("sks", "ohwx", "hta", "oof", "sht", "phol", "olis", "ewe", "qtr")
+TOO_DEEP = (
+    "The prompt nests its brackets too deeply to be read; write fewer of them inside each other."
+)
 _STRANGE_TOKENIZER = (
     "The tokenizer of this text encoder reads a prompt in a way in which subjects cannot be found; "
     "use the text encoder of an SD1.5 or SDXL model."
@@ -65,7 +70,12 @@ class NestedTokenizer:
         mentioned = [called[piece.name] for piece in pieces if piece.name is not None]
 
         def tokens(of: str) -> Tokens:
-            return self.inner.tokenize_with_weights(of, return_word_ids, **options)
+            try:
+                found = self.inner.tokenize_with_weights(of, return_word_ids, **options)
+            except RecursionError as error:
+                raise NestedAttentionError(TOO_DEEP) from error
+            _check_weights(found)
+            return found
 
         if not mentioned:
             return tokens(text)
@@ -111,6 +121,17 @@ class NestedTokenizer:
         empty = self.inner.tokenize_with_weights("")
         found = self.inner.tokenize_with_weights(word)
         return {name: _between(empty[name][0], found[name][0]) for name in found}
+
+
+def _check_weights(tokens: Tokens) -> None:
+    """Raises NestedAttentionError for a weight of which only NaN could come."""
+    for chunks in tokens.values():
+        for _, weight, *_ in itertools.chain.from_iterable(chunks):
+            if not math.isfinite(weight):
+                raise NestedAttentionError(
+                    f"The prompt gives a word the weight {weight:g}; write a number after the "
+                    "colon, such as (red:1.2)."
+                )
 
 
 class NestedTextEncode:

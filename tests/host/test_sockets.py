@@ -168,3 +168,16 @@ def test_a_trained_encoder_that_cannot_be_saved_is_not_lost(
         training.save_trained(sd15.encoder, tmp_path / "file" / "x.safetensors")
     assert "cannot be saved as models/nested_attention/x.safetensors" in caplog.text
     assert str(tmp_path) not in caplog.text
+
+
+def test_brackets_nested_too_deeply(host: Any, sd15: World) -> None:
+    deep = "(" * 1000 + "<anna>" + ")" * 1000
+    _, clip = sd15.apply(sd15.subject())
+    for attempt in (
+        lambda: sd15.encode(deep, clip),
+        lambda: node(host, "Prompt").execute(clip, deep),
+        lambda: node(host, "Prompt").execute(sd15.clip, deep),
+    ):
+        with pytest.raises(ValueError) as error:
+            attempt()
+        assert "nests its brackets too deeply" in sentence(error)
