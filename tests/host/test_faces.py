@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import builtins
 import importlib.util
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from PIL import Image
 
 from commands.pack import ROOT
 
-from .conftest import World, pack
+from .conftest import World, pack, running
 from .test_bad_input import encode, sentence
 
 PHOTOGRAPHS = Path(__file__).parent / "photographs"
@@ -324,3 +325,57 @@ def test_the_preview_is_what_was_cropped(host: Any) -> None:
         with Image.open(path) as file:
             shown.append(torch.from_numpy(numpy.array(file.convert("RGB"))) / 255)
     assert (torch.stack(shown) - made.result[0]).abs().max() < 0.01
+
+
+def test_in_a_graph_after_load_image(
+    host: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import folder_paths
+
+    class Sink:
+        RETURN_TYPES = ()
+        OUTPUT_NODE = True
+        FUNCTION = "run"
+
+        @classmethod
+        def INPUT_TYPES(cls) -> dict[str, Any]:
+            kinds = {"images": "IMAGE", "masks": "MASK", "count": "INT", "report": "STRING"}
+            return {"required": {name: (kind,) for name, kind in kinds.items()}}
+
+        def run(self, **inputs: Any) -> Any:
+            results.append(inputs)
+            return {"ui": {}, "result": ()}
+
+    results: list[Any] = []
+    monkeypatch.setitem(host.NODE_CLASS_MAPPINGS, "TestSink", Sink)
+    monkeypatch.setattr(folder_paths, "input_directory", str(tmp_path))
+    shutil.copy(PHOTOGRAPHS / "astronaut.jpg", tmp_path)
+    shutil.copy(PHOTOGRAPHS / "chelsea.jpg", tmp_path)
+    settings = {"several_faces": "largest", "no_face": "error", "margin": 0.5, "align": True}
+
+    def graph(name: str) -> dict[str, Any]:
+        return {
+            "load": {"class_type": "LoadImage", "inputs": {"image": name}},
+            "crop": {
+                "class_type": "NestedAttentionCropFaces",
+                "inputs": {"image": ["load", 0], "size": 64, **settings},
+            },
+            "sink": {
+                "class_type": "TestSink",
+                "inputs": {
+                    slot: ["crop", number]
+                    for number, slot in enumerate(("images", "masks", "count", "report"))
+                },
+            },
+        }
+
+    runs = running(results)
+    run = next(runs)
+    found, executor = run(graph("astronaut.jpg"))
+    assert found["images"].shape == (1, 64, 64, 3) and found["masks"].shape == (1, 384, 384)
+    assert found["count"] == 1 and "a face of" in found["report"]
+    assert len(executor.history_result["outputs"]["crop"]["images"]) == 1
+    found, executor = run(graph("chelsea.jpg"))
+    (error,) = [data for event, data in executor.status_messages if event == "execution_error"]
+    assert found is None and error["exception_message"].startswith("The picture shows no face")
+    assert not list(runs)
