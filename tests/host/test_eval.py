@@ -173,7 +173,7 @@ def test_attention_is_recorded_at_every_site(tmp_path):
 
 def test_several_subjects_are_read_each_in_its_part(baseline, tmp_path):
     path = tmp_path / "multi.json"
-    small = "--multi", "--remedies", "--pictures", "9", "--gallery", "3", "--steps", "2"
+    small = "--multi", "--pictures", "9", "--gallery", "3", "--steps", "1"
     evaluate(*small, "--trained", baseline, "--json", path, "--out", tmp_path)
     report = read(path)
     agreed = {"identity_relative", "leakage", "count_right", "prompt_relative"}
@@ -186,8 +186,3 @@ def test_several_subjects_are_read_each_in_its_part(baseline, tmp_path):
     # The baseline knows kittens only, so that it can be asked for two of them only.
     assert set(report["methods"]["decoupled, masked"]["pairs"]["kinds"]) == {"kitten + kitten"}
     assert "triples" not in report["methods"]["decoupled, masked"]
-    nested = report["methods"]["nested"]
-    for remedy in ("soft", "exclusive", "bounded", "soft, bounded", "exclusive, bounded"):
-        for name, row in report["methods"][f"nested, {remedy}"].items():
-            assert row["identity_single"] == nested[name]["identity_single"]
-            assert row["identity"] != nested[name]["identity"]
