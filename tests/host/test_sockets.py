@@ -181,3 +181,15 @@ def test_brackets_nested_too_deeply(host: Any, sd15: World) -> None:
         with pytest.raises(ValueError) as error:
             attempt()
         assert "nests its brackets too deeply" in sentence(error)
+
+
+@pytest.mark.parametrize("text", ["a (<anna>:nan)", "a (red:inf) <anna>", "a (red:nan) cat"])
+def test_weights_of_which_only_nan_could_come(host: Any, sd15: World, text: str) -> None:
+    _, clip = sd15.apply(sd15.subject())
+    for attempt in (
+        lambda: sd15.encode(text, clip),
+        lambda: node(host, "Prompt").execute(clip, text),
+    ):
+        with pytest.raises(ValueError) as error:
+            attempt()
+        assert "write a number after the colon" in sentence(error)
