@@ -1,0 +1,1 @@
+"""Tests in a browser; a package, so that its browser and server end with its last test."""
