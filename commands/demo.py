@@ -1,7 +1,7 @@
 """Your subjects in new pictures, through a real ComfyUI server: demo.png and report.json.
 
-Single subjects by `workflows/one_subject_api.json`, pairs of two domains by
-`workflows/two_subjects_api.json`, one run a picture. The references are pictures of subjects that
+Single subjects by `workflows/api/one_subject.json`, pairs of two domains by
+`workflows/api/two_subjects.json`, one run a picture. The references are pictures of subjects that
 no training saw; every picture that is drawn is shown.
 """
 
@@ -27,7 +27,7 @@ import demo_sheet
 from host_server import HostError, HostServer, node_of
 from pack import ROOT, has_gpu, host_path
 
-WORKFLOWS = {1: "one_subject_api.json", 2: "two_subjects_api.json"}
+WORKFLOWS = {1: "one_subject.json", 2: "two_subjects.json"}
 REFERENCES = ROOT / "models" / "references"
 TITLE = "Nested Attention: one reference each (framed), every picture as it came"
 
@@ -142,7 +142,7 @@ class Result:
 
 def workflow(row: Row) -> dict[str, Any]:
     """The shipped workflow for as many subjects as a row has, in API form."""
-    path = ROOT / "workflows" / WORKFLOWS[len(row.subjects)]
+    path = ROOT / "workflows" / "api" / WORKFLOWS[len(row.subjects)]
     return json.loads(path.read_text(encoding="utf-8"))
 
 

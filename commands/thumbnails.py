@@ -24,8 +24,8 @@ SIDE = 256  # pixels; the miniature draws 128
 def graphs() -> dict[str, dict[str, Any]]:
     """Template name -> its graph in API form."""
     return {
-        path.stem.removesuffix("_api"): json.loads(path.read_text(encoding="utf-8"))
-        for path in sorted(WORKFLOWS.glob("*_api.json"))
+        path.stem: json.loads(path.read_text(encoding="utf-8"))
+        for path in sorted((WORKFLOWS / "api").glob("*.json"))
     }
 
 

@@ -8,9 +8,7 @@ import pytest
 
 from pack import ROOT
 
-TEMPLATES = sorted(
-    path.stem for path in (ROOT / "workflows").glob("*.json") if not path.stem.endswith("_api")
-)
+TEMPLATES = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
 
 
 @pytest.mark.parametrize("name", TEMPLATES)

@@ -13,9 +13,7 @@ import pytest
 from commands.pack import ROOT
 
 WORKFLOWS = ROOT / "workflows"
-NAMES = tuple(
-    path.stem for path in sorted(WORKFLOWS.glob("*.json")) if not path.stem.endswith("_api")
-)
+NAMES = tuple(path.stem for path in sorted(WORKFLOWS.glob("*.json")))
 NOTES = {"MarkdownNote", "Note"}
 MUTED = 2
 # The host's extra nodes that graphs use, which its main.py loads.
@@ -68,7 +66,7 @@ def test_there_are_six_graphs() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_both_forms_are_the_same_graph(name: str) -> None:
-    assert api_of(load(name)) == load(f"{name}_api")
+    assert api_of(load(name)) == load(f"api/{name}")
 
 
 @pytest.mark.parametrize("name", NAMES)

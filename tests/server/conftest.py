@@ -27,4 +27,4 @@ def workflow(server: HostServer) -> Callable[[str], Graph]:
 @pytest.fixture
 def graph(workflow: Callable[[str], Graph]) -> Graph:
     """The two-subject workflow."""
-    return workflow("two_subjects_api.json")
+    return workflow("two_subjects.json")

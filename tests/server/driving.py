@@ -43,7 +43,7 @@ def prepared(name: str, references: dict[str, str]) -> Graph:
     The ones of one and of two subjects get these references by Load Image in place of Example
     Picture, as their notes tell users to do.
     """
-    graph = json.loads((ROOT / "workflows" / name).read_text(encoding="utf-8"))
+    graph = json.loads((ROOT / "workflows" / "api" / name).read_text(encoding="utf-8"))
     for node in graph.values():
         basic = name.startswith(("one_subject", "two_subjects"))
         if basic and node["class_type"] == "NestedAttentionExamplePicture":

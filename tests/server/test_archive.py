@@ -51,7 +51,7 @@ def test_the_log_has_no_complaint(installed):
 
 
 def test_an_image_is_made_with_nothing_but_the_archive(installed):
-    path: Path = ROOT / "workflows" / "one_subject_api.json"
+    path: Path = ROOT / "workflows" / "api" / "one_subject.json"
     graph = json.loads(path.read_text(encoding="utf-8"))
     graph = changed(graph, "KSampler", steps=2)
     entry = installed.run(graph)

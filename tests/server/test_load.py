@@ -47,9 +47,7 @@ def busy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostServer]:
 def graphs(busy: HostServer) -> dict[str, Graph]:
     """Mixed workflows, each with a Save Image."""
     references = upload_references(busy)
-    one, two = (
-        prepared(f"{name}_api.json", references) for name in ("one_subject", "two_subjects")
-    )
+    one, two = (prepared(f"{name}.json", references) for name in ("one_subject", "two_subjects"))
     watched = copy.deepcopy(one)
     model = node_of(one, "NestedAttentionApply")
     watched |= {

@@ -42,7 +42,7 @@ def test_every_picture_comes_with_the_pack(name):
 
 
 def test_two_people_each_change_their_own_half(server, workflow):
-    graph = workflow("two_people_api.json")
+    graph = workflow("two_people.json")
     image = drawn(server, graph)
     left, right = np.s_[:, :60], np.s_[:, 68:]
     for title, own, other in (
@@ -55,7 +55,7 @@ def test_two_people_each_change_their_own_half(server, workflow):
 
 
 def test_person_and_pet_by_name_and_the_background_by_its_region(server, workflow):
-    graph = workflow("person_pet_background_api.json")
+    graph = workflow("person_pet_background.json")
     image = drawn(server, graph)
     sky, ground = np.s_[:40], np.s_[56:]
     other_sky = drawn(
@@ -77,7 +77,7 @@ def test_person_and_pet_by_name_and_the_background_by_its_region(server, workflo
 
 
 def test_a_saved_subject_draws_the_same_picture(server, workflow):
-    graph = workflow("saved_subjects_api.json")
+    graph = workflow("saved_subjects.json")
     image = drawn(server, graph)
     document = document_of("saved_subjects")
     set_mode(document, "A.", MUTED)
@@ -95,7 +95,7 @@ def test_a_saved_subject_draws_the_same_picture(server, workflow):
 
 @pytest.fixture(scope="module")
 def inpaint(workflow) -> Graph:
-    return workflow("inpaint_subject_api.json")
+    return workflow("inpaint_subject.json")
 
 
 def hole_of(graph: Graph) -> np.ndarray:

@@ -14,7 +14,7 @@ from driving import Graph, api_form, cached, changed, forget
 from host_server import HostServer, node_of
 from pack import ROOT
 
-WORKFLOWS = sorted(path.name for path in (ROOT / "workflows").glob("*_api.json"))
+WORKFLOWS = sorted(path.name for path in (ROOT / "workflows" / "api").glob("*.json"))
 
 
 def pixels(server: HostServer, graph: Graph, entry: dict[str, Any]) -> list[np.ndarray]:
@@ -24,7 +24,7 @@ def pixels(server: HostServer, graph: Graph, entry: dict[str, Any]) -> list[np.n
 
 @pytest.mark.parametrize("name", WORKFLOWS)
 def test_a_shipped_workflow_makes_an_image_as_it_comes(server, name):
-    graph = json.loads((ROOT / "workflows" / name).read_text(encoding="utf-8"))
+    graph = json.loads((ROOT / "workflows" / "api" / name).read_text(encoding="utf-8"))
     graph = changed(graph, "KSampler", steps=4)
     forget(server)
     entry = server.run(graph)
@@ -98,14 +98,14 @@ def test_an_image_after_an_interrupted_run_is_the_same_as_before(server, graph):
 
 @pytest.mark.parametrize("name", WORKFLOWS)
 def test_the_editor_s_form_is_the_same_workflow(server, name):
-    api = json.loads((ROOT / "workflows" / name).read_text(encoding="utf-8"))
-    form = (ROOT / "workflows" / name.replace("_api", "")).read_text(encoding="utf-8")
+    api = json.loads((ROOT / "workflows" / "api" / name).read_text(encoding="utf-8"))
+    form = (ROOT / "workflows" / name).read_text(encoding="utf-8")
     assert api_form(json.loads(form), server.get("/object_info")) == api
 
 
 @pytest.mark.parametrize("name", WORKFLOWS)
 def test_the_editor_s_form_is_wired_and_laid_out_soundly(server, name):
-    document = json.loads((ROOT / "workflows" / name.replace("_api", "")).read_text("utf-8"))
+    document = json.loads((ROOT / "workflows" / name).read_text("utf-8"))
     info = server.get("/object_info")
     nodes = {node["id"]: node for node in document["nodes"]}
     for link, origin, output, target, slot, kind in document["links"]:
