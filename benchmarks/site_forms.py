@@ -80,10 +80,10 @@ class SiteForms:
         ]
         self.cached = [self._projected(number) for number in range(subjects)]
         core = pack.module("nested_attn_core.attention")
-        slots = pack.module("nested_attn_core.slots")
+        sites = pack.module("nested_attn_core.site_subjects")
         positions = torch.full((subjects, rows, 1), -1)
         positions[:, -1, 0] = torch.arange(FIRST_TOKEN, FIRST_TOKEN + subjects)
-        self.subjects = slots.SiteSubjects.sharing(
+        self.subjects = sites.SiteSubjects.sharing(
             {},
             [
                 core.SiteSubject(

@@ -38,7 +38,8 @@ from torch import Tensor
 from .attention_checks import check_context, check_subject
 from .outer_attention import column_probability, join_heads, split_heads, take_tokens, widen
 from .site_subject import NormControl, SiteSubject
-from .slots import SiteSubjects, Slots, slots_of, take
+from .site_subjects import SiteSubjects, slots_of
+from .slots import Slots, take
 
 __all__ = ["NormControl", "SiteSubject", "nested_attention"]
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from ...nested_attn_core.attention import nested_attention
 from ...nested_attn_core.outer_attention import attention_with_normaliser
 from ...nested_attn_core.separation import Claims
-from ...nested_attn_core.slots import SiteSubjects
+from ...nested_attn_core.site_subjects import SiteSubjects
 
 PLAN = "nested_attention"
 WATCH = "nested_attention_watch"

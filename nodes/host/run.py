@@ -15,7 +15,8 @@ from ...nested_attn_core.attention import SiteSubject
 from ...nested_attn_core.masks import on_latent, on_site
 from ...nested_attn_core.placeholders import missing_names_message
 from ...nested_attn_core.separation import Claims, Memory, Separation
-from ...nested_attn_core.slots import SiteSubjects, Slots
+from ...nested_attn_core.site_subjects import SiteSubjects
+from ...nested_attn_core.slots import Slots
 from ...nested_attn_core.subject import Subject
 from .carrier import NOT_GIVEN
 from .memory import KeysValues

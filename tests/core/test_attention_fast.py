@@ -14,7 +14,7 @@ from torch import Tensor
 from nested_attn_core.attention import NormControl, SiteSubject, nested_attention
 from nested_attn_core.errors import NestedAttentionError
 from nested_attn_core.outer_attention import attention_with_normaliser, column_probability
-from nested_attn_core.slots import SiteSubjects
+from nested_attn_core.site_subjects import SiteSubjects
 from test_attention import (
     Case,
     amplification,

@@ -18,7 +18,7 @@ from nested_attn_core.bounded import BACKGROUND, bounded_attention, regions
 from nested_attn_core.errors import NestedAttentionError
 from nested_attn_core.running_map import RunningMap
 from nested_attn_core.separation import Claims, Memory, Separation
-from nested_attn_core.slots import SiteSubjects
+from nested_attn_core.site_subjects import SiteSubjects
 
 # Drawing is slow on a loaded machine, and that is no failure.
 relaxed = settings(deadline=None, max_examples=40)
