@@ -38,8 +38,16 @@ def with_picture(editor) -> int:
     loader = editor.add("LoadImage", at=(400, 110))
     editor.connect(loader, 0, editor.node(ENCODE), "image")
     editor.click_widget(loader, "upload", chooses=first_reference("person"))
+    # Until then the node shows the first picture of its list.
     editor.page.wait_for_function(
-        "id => app.graph.getNodeById(id).imgs?.[0]?.naturalWidth > 0", arg=loader
+        """([id, stem]) => {
+            const node = app.graph.getNodeById(id)
+            const name = node.widgets.find(widget => widget.name == "image").value
+            const shown = node.imgs?.[0]
+            return name.startsWith(stem) && shown?.naturalWidth > 0 &&
+                decodeURIComponent(shown.src.replaceAll("+", " ")).includes(name)
+        }""",
+        arg=[loader, first_reference("person").stem],
     )
     return loader
 

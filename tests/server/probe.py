@@ -19,7 +19,7 @@ armed = []
 
 
 def hook(event, args):
-    if armed and event == armed[0] and str(args[0]).endswith(".safetensors.part"):
+    if armed and event == armed[0] and str(args[0]).endswith(".part"):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
