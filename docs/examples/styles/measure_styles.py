@@ -28,7 +28,7 @@ from torch import Tensor
 import eval as evaluation
 from evaluate.artists import NAME, Artist
 from evaluate.reading import Reader, open_reader, stack
-from evaluate.sheets import Row, save, sheet
+from evaluate.sheets import Row, sheet
 from evaluate.studios import Painter, open_painter
 from methods.sampling import Settings
 from stages.common import STATE, core, log
@@ -211,7 +211,7 @@ def palette(questions: Sequence[Question]) -> dict[str, Tensor]:
     }
 
 
-def contact_sheet(questions: Sequence[Question], drawn: Drawn, columns: int = 5) -> list[Row]:
+def contact_sheet(questions: Sequence[Question], drawn: Drawn, columns: int = 3) -> list[Row]:
     """Rows are styles: the first question's reference, then the first questions' pictures."""
     rows = []
     for style, images in drawn.encoder.items():
@@ -248,8 +248,10 @@ def run(words: argparse.Namespace) -> dict:
     judge = Judge(open_reader(), questions, palette(questions))
     if words.sheet:
         rows = contact_sheet(questions, drawn)
-        heads = ["reference", *(q.real.who.domain for q in questions[:5])]
-        log(f"{save(sheet(rows, heads, SIDE), words.sheet)}")
+        heads = ["reference", *(q.real.who.domain for q in questions[:3])]
+        words.sheet.parent.mkdir(parents=True, exist_ok=True)
+        sheet(rows, heads, SIDE).save(words.sheet, optimize=True, quality=60)
+        log(f"{words.sheet}")
     return {
         "command": shlex.join(["measure_styles.py", *sys.argv[1:]]),
         "class_word": artist.domain,
