@@ -33,7 +33,7 @@ MENU: tuple[tuple[str, tuple[str, ...]], ...] = (
     ),
     ("Nodes", ()),
     ("Train", ("training.md",)),
-    ("Measured", ("miniature.md", "performance.md", "reliability.md", "browser.md")),
+    ("Measured", ("miniature.md", "styles.md", "performance.md", "reliability.md", "browser.md")),
     ("Run it for others", ("threats.md",)),
 )
 # Code in a line or a block, which holds no links; or a link.
