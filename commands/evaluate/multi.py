@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -225,6 +225,13 @@ class Way:
         ]
 
 
+def shown_by_all(crowds: Sequence[Any], ways: Iterable[Way], most: int = 6) -> list[int]:
+    """The first rows that every way can draw, or the first ones of all where there are none."""
+    every = [set(way.of(crowds)) for way in ways]
+    shared = [row for row in range(len(crowds)) if all(row in rows for rows in every)]
+    return (shared or list(range(len(crowds))))[:most]
+
+
 REMEDIES: Mapping[str, tuple[str, bool]] = {
     "soft": ("soft", False),
     "exclusive": ("exclusive", False),
@@ -296,9 +303,11 @@ def run(
         plain = drawer(painter, gallery, None, 0.0, plan.seed)(crowds)
         base = read(crowds, plain, gallery, reader)
         every.setdefault("base", {})[name] = figures(base, None, base, plan.seed)
-        shown = [Row("the base with the class words", list(plain[:6]))]
+        known_ways = ways(trained_folder, remedies)
+        columns = shown_by_all(crowds, known_ways.values())
+        shown = [Row("the base with the class words", list(plain[columns]))]
         by_themselves: dict[str, Scores] = {}
-        for who, way in ways(trained_folder, remedies).items():
+        for who, way in known_ways.items():
             rows = way.of(crowds)
             if not rows:
                 continue
@@ -315,9 +324,11 @@ def run(
             made = figures(scores, single, without, plan.seed)
             made["kinds"] = by_kind(known, scores, single, without)
             every.setdefault(who, {})[name] = made
-            shown.append(Row(who, list(pictures[:6])))
+            if set(columns) <= set(rows):
+                shown.append(Row(who, list(pictures[[rows.index(row) for row in columns]])))
         if out:
-            save(sheet([*references(crowds[:6], gallery), *shown]), out / f"multi-{name}.jpg")
+            told = references([crowds[row] for row in columns], gallery)
+            save(sheet([*told, *shown]), out / f"multi-{name}.jpg")
     return {
         "seed": plan.seed,
         "strength": strength,
