@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from stages.common import MODELS, STATE, core
@@ -40,10 +40,8 @@ def save(path: Path, name: str, plan: Any, state: Mapping[str, Tensor], about: M
         "about": dict(about),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".part")
     halves = {key: tensor.detach().half().contiguous() for key, tensor in state.items()}
-    save_file(halves, unfinished, metadata={METADATA_KEY: json.dumps(content)})
-    unfinished.replace(path)
+    core("whole_files").save_whole(path, halves, {METADATA_KEY: json.dumps(content)})
 
 
 def load(path: Path) -> Trained:

@@ -68,8 +68,6 @@ def about(token_ids: list[int]) -> dict:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from safetensors.torch import save_file
-
     miniature = pack.module("nodes.host.miniature")
     code = core("training.checkpoints").load_state(STATE / "base" / "code.pt")
     tensors = {
@@ -80,9 +78,7 @@ def run(arguments: argparse.Namespace) -> None:
     }
     path = MODELS / "miniature.safetensors"
     MODELS.mkdir(exist_ok=True)
-    unfinished = path.with_suffix(".part")
     metadata = {miniature.METADATA_KEY: json.dumps(about(code["token_ids"].tolist()))}
-    save_file(tensors, str(unfinished), metadata=metadata)
-    unfinished.replace(path)
+    core("whole_files").save_whole(path, tensors, metadata)
     miniature.load_miniature(path)  # what cannot be loaded must not ship
     log(f"{path.name}: {path.stat().st_size / 1e6:.1f} MB")

@@ -86,9 +86,7 @@ def run(arguments: argparse.Namespace) -> None:
     log(f"accuracy on held-out identities: {scores}")
     import json
 
-    from safetensors.torch import save_file
-
     MODELS.mkdir(exist_ok=True)
     halves = {name: tensor.half().cpu().contiguous() for name, tensor in ruler.state_dict().items()}
     metadata = {"accuracy": json.dumps(scores)}
-    save_file(halves, str(MODELS / "ruler.safetensors"), metadata=metadata)
+    core("whole_files").save_whole(MODELS / "ruler.safetensors", halves, metadata)
