@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from .conftest import World, differs, pack, running, write_encoder
+from .sink import sink
 
 FILE = "executor test.safetensors"
 
@@ -30,19 +31,7 @@ def submit(sd15: World, host: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[
         def run(self) -> Any:
             return sd15.model, sd15.clip, sd15.vision
 
-    class Sink:
-        RETURN_TYPES = ()
-        OUTPUT_NODE = True
-        FUNCTION = "run"
-
-        @classmethod
-        def INPUT_TYPES(cls) -> dict[str, Any]:
-            return {"required": {"latent": ("LATENT",)}}
-
-        def run(self, latent: Any) -> Any:
-            results.append(latent["samples"])
-            return {"ui": {}, "result": ()}
-
+    Sink = sink(lambda given: results.append(given["latent"]["samples"]), {"latent": "LATENT"})
     results: list[torch.Tensor] = []
     monkeypatch.setitem(host.NODE_CLASS_MAPPINGS, "TestSource", Source)
     monkeypatch.setitem(host.NODE_CLASS_MAPPINGS, "TestSink", Sink)

@@ -18,6 +18,7 @@ from PIL import Image
 from commands.pack import ROOT
 
 from .conftest import World, pack, running
+from .sink import sink
 from .test_bad_input import encode, sentence
 
 PHOTOGRAPHS = Path(__file__).parent / "photographs"
@@ -332,21 +333,9 @@ def test_in_a_graph_after_load_image(
 ) -> None:
     import folder_paths
 
-    class Sink:
-        RETURN_TYPES = ()
-        OUTPUT_NODE = True
-        FUNCTION = "run"
-
-        @classmethod
-        def INPUT_TYPES(cls) -> dict[str, Any]:
-            kinds = {"images": "IMAGE", "masks": "MASK", "count": "INT", "report": "STRING"}
-            return {"required": {name: (kind,) for name, kind in kinds.items()}}
-
-        def run(self, **inputs: Any) -> Any:
-            results.append(inputs)
-            return {"ui": {}, "result": ()}
-
+    kinds = {"images": "IMAGE", "masks": "MASK", "count": "INT", "report": "STRING"}
     results: list[Any] = []
+    Sink = sink(results.append, kinds)
     monkeypatch.setitem(host.NODE_CLASS_MAPPINGS, "TestSink", Sink)
     monkeypatch.setattr(folder_paths, "input_directory", str(tmp_path))
     shutil.copy(PHOTOGRAPHS / "astronaut.jpg", tmp_path)

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from .conftest import World, pack, running, write_encoder
+from .sink import sink
 from .test_bad_input import sentence
 
 FILE = "saving test.safetensors"
@@ -205,19 +206,7 @@ def submit(
         def run(self) -> Any:
             return (sd15.vision,)
 
-    class Sink:
-        RETURN_TYPES = ()
-        OUTPUT_NODE = True
-        FUNCTION = "run"
-
-        @classmethod
-        def INPUT_TYPES(cls) -> dict[str, Any]:
-            return {"required": {"subject": ("NESTED_SUBJECT",)}}
-
-        def run(self, subject: Any) -> Any:
-            results.append(subject)
-            return {"ui": {}, "result": ()}
-
+    Sink = sink(lambda given: results.append(given["subject"]), {"subject": "NESTED_SUBJECT"})
     results: list[Any] = []
     monkeypatch.setitem(host.NODE_CLASS_MAPPINGS, "TestSource", Source)
     monkeypatch.setitem(host.NODE_CLASS_MAPPINGS, "TestSink", Sink)

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from .conftest import pack, running
+from .sink import sink
 
 STEPS = 4
 
@@ -21,20 +22,8 @@ def submit(host: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[...,
     """Runs a graph; returns what reached the sink, and the executor."""
     results: list[Any] = []
 
-    class Sink:
-        RETURN_TYPES = ()
-        OUTPUT_NODE = True
-        FUNCTION = "run"
-
-        @classmethod
-        def INPUT_TYPES(cls) -> dict[str, Any]:
-            kinds = {"encoder": "NESTED_ENCODER", "loss_map": "LOSS_MAP", "latent": "LATENT"}
-            return {"required": {}, "optional": {name: (kind,) for name, kind in kinds.items()}}
-
-        def run(self, **given: Any) -> Any:
-            results.append(given)
-            return {"ui": {}, "result": ()}
-
+    kinds = {"encoder": "NESTED_ENCODER", "loss_map": "LOSS_MAP", "latent": "LATENT"}
+    Sink = sink(results.append, kinds, optional=True)
     monkeypatch.setitem(host.NODE_CLASS_MAPPINGS, "TestSink", Sink)
     yield from running(results)
 

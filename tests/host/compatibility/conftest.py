@@ -20,6 +20,7 @@ import pytest
 import torch
 
 from ..conftest import TinySD15, World, build, differs, pack, randomise, running
+from ..sink import sink
 
 PROMPT = "a photo of <anna> on a beach"
 PLAIN = "a photo of person on a beach"
@@ -295,18 +296,11 @@ def executor(host: ModuleType) -> Iterator[Callable[[Graph], Any]]:
         def run(self, key: str) -> Any:
             return (held[key],)
 
-    class Sink:
-        RETURN_TYPES = ()
-        OUTPUT_NODE = True
-        FUNCTION = "run"
+    def keep(given: dict[str, Any]) -> None:
+        latent = given["latent"]
+        results.append(latent["samples"] if isinstance(latent, dict) else latent)
 
-        @classmethod
-        def INPUT_TYPES(cls) -> dict[str, Any]:
-            return {"required": {"latent": (AnyType("*"),)}}
-
-        def run(self, latent: Any) -> Any:
-            results.append(latent["samples"] if isinstance(latent, dict) else latent)
-            return {"ui": {}, "result": ()}
+    Sink = sink(keep, {"latent": AnyType("*")})
 
     class Patch:
         RETURN_TYPES = ("MODEL",)

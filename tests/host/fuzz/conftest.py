@@ -18,6 +18,7 @@ from reliability import record
 
 from ..compatibility.conftest import AnyType, Small
 from ..conftest import build, randomise, tiny_vision
+from ..sink import sink
 from .bench import Bench, source
 
 KINDS = ("IMAGE", "MASK", "NESTED_SUBJECT")
@@ -48,18 +49,7 @@ def bench(host: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench
             latent = {"samples": torch.zeros(1, 4, 8, 8)}
             return world.model, world.clip, world.vision, world.encoder, latent
 
-    class Sink:
-        RETURN_TYPES = ()
-        OUTPUT_NODE = True
-        FUNCTION = "run"
-
-        @classmethod
-        def INPUT_TYPES(cls) -> dict[str, Any]:
-            return {"required": {"value": (AnyType("*"),)}}
-
-        def run(self, value: Any) -> Any:
-            made.results.append(value)
-            return {"ui": {}, "result": ()}
+    Sink = sink(lambda given: made.results.append(given["value"]), {"value": AnyType("*")})
 
     class After:
         RETURN_TYPES = ("IMAGE",)
