@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+from concurrent.futures import ProcessPoolExecutor
 
 import torch
 
 from . import shipped
-from .common import STATE, core, device, host, log, tokenizer
+from .common import STATE, core, device, host, log, threads, tokenizer
 
 CODE = STATE / "base" / "code.pt"
+FACES = STATE / "base" / "faces.pt"
+FACE_WEIGHT = 6.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,16 +52,38 @@ def encode_all(code, images) -> torch.Tensor:
 
 
 def error_weights(images, records) -> torch.Tensor:
-    """(n, h, w): subjects count three times as much as scenes, which are learned soon."""
+    """(n, h, w): subjects count three times as much as scenes, which are learned soon, and the
+    mouths and eyes of persons and robots, which are a few cells, as much as a whole subject."""
     mask = core("training.miniature.masks").subjects_mask
     found = torch.stack([mask(i, r) for i, r in zip(images, records, strict=True)])
-    return torch.where(found, 1.0, 1 / 3).half()
+    small = [any(s[0] != "kitten" for s in record["subjects"]) for record in records]
+    weights = torch.where(found, 1.0, 1 / 3)
+    return torch.where(faces() & torch.tensor(small)[:, None, None], FACE_WEIGHT, weights).half()
+
+
+def face_of(job):
+    # NumPy: a tensor would hold a file open for each picture on its way between processes.
+    return core("training.miniature.masks").faces_mask(*job).numpy()
+
+
+def faces() -> torch.Tensor:
+    """bool (n, h, w) of all training pictures, drawn once and kept."""
+    states = core("training.checkpoints")
+    known = states.load_state(FACES)
+    if known is None:
+        log("looking where the faces are")
+        jobs = core("training.miniature.dataset").Plan().jobs()
+        with ProcessPoolExecutor(threads()) as workers:
+            found = list(workers.map(face_of, jobs, chunksize=100))
+        known = {"faces": torch.stack([torch.from_numpy(cells) for cells in found])}
+        states.save_state(FACES, known)
+    return known["faces"]
 
 
 def shares(records) -> torch.Tensor:
     """How often each picture is drawn: robots, and pairs, are harder than the rest."""
     names = [" ".join(s[0] for s in record["subjects"]) for record in records]
-    hard = [1 + ("robot" in name) + 0.5 * (" " in name) for name in names]
+    hard = [1 + 2 * ("robot" in name) + 0.5 * (" " in name) for name in names]
     return torch.tensor(hard)
 
 

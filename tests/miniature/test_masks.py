@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import random
+
 import numpy as np
 import pytest
 
-from nested_attn_core.training.miniature import identities, scenes
-from nested_attn_core.training.miniature.masks import subject_mask, subjects_mask
+from nested_attn_core.training.miniature import drawing, identities, scenes
+from nested_attn_core.training.miniature.masks import faces_mask, subject_mask, subjects_mask
 
 
 def drawn(domains, **options):
@@ -45,3 +47,30 @@ def test_an_absent_domain_is_refused():
     image, record = drawn(["kitten"], style="")
     with pytest.raises(ValueError):
         subject_mask(image, record, "robot")
+
+
+@pytest.mark.parametrize("domain", ["person", "robot"])
+def test_a_face_is_a_small_part_of_its_subject(domain):
+    who = identities.identities(domain, False)[1]
+    found = []
+    for lot in range(20):
+        picture = scenes.render([who], f"face {lot}")
+        subjects = [[domain, *who.values]]
+        record = {"scene": picture.scene, "style": picture.style, "subjects": subjects}
+        subject = subjects_mask(np.asarray(picture.image), record)
+        face = faces_mask([who], f"face {lot}")
+        found.append((float(face.sum()), float((face & ~subject).sum()), float(subject.sum())))
+    face, outside, subject = np.array(found).T
+    assert (face > 0).mean() > 0.8
+    assert outside.sum() < 0.1 * face.sum()
+    assert face.sum() < 0.4 * subject.sum()
+
+
+def test_another_face_takes_the_same_lots():
+    unchanged = []
+    for domain in ("person", "kitten", "robot"):
+        first, second = random.Random(3), random.Random(3)
+        words, other = drawing.words_of(domain, first), drawing.other_face(domain, second)
+        assert first.random() == second.random()
+        unchanged.append({name for name in words if words[name] == other[name]})
+    assert unchanged == [{"shirt"}, {"wear"}, set()]

@@ -11,6 +11,7 @@ import importlib.resources
 import io
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,7 @@ LOOKS: dict[str, dict[str, dict]] = {
     "kitten": {"wear": KITTEN_WEAR, "eyes": KITTEN_EYES},
     "robot": {"mouth": ROBOT_MOUTHS, "eyes": ROBOT_EYES},
 }
+FACE = frozenset({"mouth", "eyes"})  # looks that take a small part of the picture
 SCENES = {
     "starry sky": "000#robotBG-11",
     "city": "002#final3",
@@ -97,6 +99,19 @@ def words_of(domain: str, rng: random.Random) -> dict[str, str]:
     return {name: rng.choice(tuple(values)) for name, values in LOOKS[domain].items()}
 
 
+def other_face(domain: str, rng: random.Random) -> dict[str, str]:
+    """What `words_of` gives for the same lots, but with the next value for mouth and eyes."""
+    words = words_of(domain, rng)
+    for name in FACE & words.keys():
+        values = tuple(LOOKS[domain][name])
+        words[name] = values[(values.index(words[name]) + 1) % len(values)]
+    return words
+
+
+# A domain and lots -> the words for one look.
+Looks = Callable[[str, random.Random], dict[str, str]]
+
+
 @functools.cache
 def _kitten_shade() -> tuple[np.ndarray, np.ndarray]:
     """Brightness (SIDE, SIDE, 1) relative to the coat's, and alpha (SIDE, SIDE, 1) in 0..255."""
@@ -127,9 +142,11 @@ def _region(marking: int | str) -> np.ndarray:
     return np.clip(alpha / max(1.0, float(np.quantile(alpha[alpha > 0], 0.9))), 0, 1)
 
 
-def draw_kitten(identity: Identity, rng: random.Random) -> tuple[Image.Image, dict[str, str]]:
+def draw_kitten(
+    identity: Identity, rng: random.Random, looks: Looks = words_of
+) -> tuple[Image.Image, dict[str, str]]:
     """A cut-out of the kitten (RGBA, SIDE px) and the words for what varies in it."""
-    words, mouth = words_of("kitten", rng), rng.randrange(10)
+    words, mouth = looks("kitten", rng), rng.randrange(10)
     shade, alpha = _kitten_shade()
     colour = np.broadcast_to(np.asarray(identity.part("coat"), np.float32), (SIDE, SIDE, 3))
     painted = [(identity.part("marking"), identity.part("colour"))]
@@ -155,12 +172,14 @@ def _personas() -> Any:
     return Style(json.loads(text))
 
 
-def draw_person(identity: Identity, rng: random.Random) -> tuple[Image.Image, dict[str, str]]:
+def draw_person(
+    identity: Identity, rng: random.Random, looks: Looks = words_of
+) -> tuple[Image.Image, dict[str, str]]:
     """A cut-out of the person (RGBA, SIDE px) and the words for what varies in it."""
     import resvg_py
     from dicebear import Avatar
 
-    words = words_of("person", rng)
+    words = looks("person", rng)
     beard = identity.part("beard")
     options = {
         "seed": "x",
@@ -190,9 +209,11 @@ def _robot_part(colour: str, folder: str, number: int) -> Image.Image:
     return _layer(path)
 
 
-def draw_robot(identity: Identity, rng: random.Random) -> tuple[Image.Image, dict[str, str]]:
+def draw_robot(
+    identity: Identity, rng: random.Random, looks: Looks = words_of
+) -> tuple[Image.Image, dict[str, str]]:
     """A cut-out of the robot (RGBA, SIDE px) and the words for what varies in it."""
-    words, head = words_of("robot", rng), identity.part("head")
+    words, head = looks("robot", rng), identity.part("head")
     image = _robot_part(identity.part("body"), "003#01Body", 9).copy()
     image.alpha_composite(_robot_part(head, "004#02Face", identity.part("shape")))
     image.alpha_composite(_robot_part(head, "001#Eyes", ROBOT_EYES[words["eyes"]]))

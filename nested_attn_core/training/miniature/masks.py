@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .drawing import draw_scene
+from .drawing import draw_scene, other_face
+from .identities import Identity
+from .scenes import render
 from .styles import apply_style
 
 DIFFERS = 10  # of 255, in any channel
@@ -51,3 +53,14 @@ def subject_mask(image: np.ndarray, record: Mapping, domain: str, cells: int = 1
         middle = image.shape[1] // 2
         differs[:, slice(middle, None) if side == 0 else slice(0, middle)] = False
     return _cells(differs, cells)
+
+
+def faces_mask(subjects: Sequence[Identity], seed: str, cells: int = 16) -> Tensor:
+    """bool (cells, cells): the cells that another mouth or other eyes would change, by a tenth.
+
+    Subjects and seed are those that the picture was drawn of (`dataset.Plan.jobs`)."""
+    first, second = (
+        np.asarray(picture.image).astype(np.int16)
+        for picture in (render(subjects, seed), render(subjects, seed, looks=other_face))
+    )
+    return _cells(np.abs(first - second).max(-1) > DIFFERS, cells)

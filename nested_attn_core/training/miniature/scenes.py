@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageOps
 
-from .drawing import DRAW, SCENES, draw_scene
+from .drawing import DRAW, SCENES, Looks, draw_scene, words_of
 from .identities import Identity
 from .styles import STYLES, apply_style
 
@@ -87,13 +87,14 @@ def render(
     scene: str | None = None,
     style: str | None = None,
     place: str | None = None,
+    looks: Looks = words_of,
 ) -> Picture:
     """Draw one or two subjects, left to right in the order given; the same seed, the same picture.
 
     Scene, style and place are drawn by lot where they are not given; two subjects have their own
     places. The caption names all of them, garments, accessories and expressions always, and the
     identity's own attributes in half of the cases, so that the base learns to read identity from
-    the words before the class word.
+    the words before the class word. `looks` chooses what varies in a subject.
     """
     rng = random.Random(seed)
     lots = [rng.random() for _ in range(2)]
@@ -112,7 +113,7 @@ def render(
     canvas = draw_scene(scene, size).copy()
     phrases, every = [], []
     for index, identity in enumerate(subjects):
-        cutout, words = DRAW[identity.domain](identity, rng)
+        cutout, words = DRAW[identity.domain](identity, rng, looks)
         centres, extents = PLACES[place]
         centre = rng.uniform(*centres) if single else (0.26, 0.74)[index]
         extent = rng.uniform(*extents) if single else rng.uniform(0.54, 0.62)
