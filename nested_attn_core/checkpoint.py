@@ -78,6 +78,13 @@ class Backbone:
         return {k: v for k, v in asdict(self).items() if (k, v) != ("feature_dim", 0)}
 
 
+def _table(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = data[name]
+    if not isinstance(found, Mapping):
+        raise TypeError(f'"{name}" is no table')
+    return found
+
+
 @dataclass(frozen=True)
 class EncoderInfo:
     """What an encoder's file says about the encoder.
@@ -151,8 +158,8 @@ class EncoderInfo:
         plain = {name: data[name] for name in known & data.keys()}
         try:
             plain["config"] = EncoderConfig.from_dict(data["config"])
-            plain["backbone"] = Backbone(**data["backbone"])
-            plain["norm"] = NormControl(**data.get("norm", {}))
+            plain["backbone"] = Backbone(**_table(data, "backbone"))
+            plain["norm"] = NormControl(**_table({"norm": {}, **data}, "norm"))
             extra = {name: value for name, value in data.items() if name not in known}
             return cls(**plain, extra=extra)
         except (KeyError, TypeError, AttributeError) as error:

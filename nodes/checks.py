@@ -68,6 +68,13 @@ def checked(execute: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(execute)
     def checking(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        unknown = ", ".join(f'"{name}"' for name in kwargs if name not in defaults)
+        if unknown:
+            # The host passes on every link, also one to an input that the node does not have.
+            raise NestedAttentionError(
+                f"This node has no input {unknown}; take the link out, or update the pack if the "
+                "workflow was made with a newer version."
+            )
         given = {**dict(zip([*defaults][1:], args, strict=False)), **kwargs}
         for name, value in given.items():
             check, wanted = _NEEDS.get(re.sub(r"_\d+$", "", name), (None, ""))

@@ -135,6 +135,12 @@ class CombineSubjects(io.ComfyNode):
 
     @classmethod
     @checked
-    def execute(cls, **subjects: Subject | Subjects | None) -> io.NodeOutput:
-        parts = [subjects[name] for name in sorted(subjects)]
+    def execute(
+        cls,
+        subject_1: Subject | Subjects | None = None,
+        subject_2: Subject | Subjects | None = None,
+        subject_3: Subject | Subjects | None = None,
+        subject_4: Subject | Subjects | None = None,
+    ) -> io.NodeOutput:
+        parts = (subject_1, subject_2, subject_3, subject_4)
         return io.NodeOutput(Subjects.of(*(part for part in parts if part is not None)))

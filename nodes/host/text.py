@@ -29,6 +29,10 @@ _STAND_INS = ("sks", "ohwx", "hta", "oof", "sht", "phol", "olis", "ewe", "qtr")
 TOO_DEEP = (
     "The prompt nests its brackets too deeply to be read; write fewer of them inside each other."
 )
+NOT_TEXT = (
+    "The prompt holds half a character ({}), which no text encoder can read; delete it, or "
+    "type the character anew."
+)
 _STRANGE_TOKENIZER = (
     "The tokenizer of this text encoder reads a prompt in a way in which subjects cannot be found; "
     "use the text encoder of an SD1.5 or SDXL model."
@@ -62,6 +66,7 @@ class NestedTokenizer:
     def tokenize_with_weights(
         self, text: str, return_word_ids: bool = False, **options: Any
     ) -> Tokens:
+        _check_characters(text)
         unknown = unknown_names(text, self.subjects.names)
         if unknown:
             raise NestedAttentionError(unknown_names_message(unknown, self.subjects.names))
@@ -121,6 +126,15 @@ class NestedTokenizer:
         empty = self.inner.tokenize_with_weights("")
         found = self.inner.tokenize_with_weights(word)
         return {name: _between(empty[name][0], found[name][0]) for name in found}
+
+
+def _check_characters(text: str) -> None:
+    """A surrogate without its other half comes from text that was cut, e.g. inside an emoji."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = ascii(text[error.start])[1:-1]
+        raise NestedAttentionError(NOT_TEXT.format(half)) from error
 
 
 def _check_weights(tokens: Tokens) -> None:

@@ -193,3 +193,18 @@ def test_weights_of_which_only_nan_could_come(host: Any, sd15: World, text: str)
         with pytest.raises(ValueError) as error:
             attempt()
         assert "write a number after the colon" in sentence(error)
+
+
+@pytest.mark.parametrize("text", ["\ud800", "a <anna> \udfff smiling"])
+def test_half_a_character(host: Any, sd15: World, text: str) -> None:
+    clip = sd15.apply(sd15.subject())[1]
+    for encode in (node(host, "Prompt").execute, host.CLIPTextEncode().encode):
+        with pytest.raises(ValueError) as error:
+            encode(clip, text)
+        assert "holds half a character (\\ud" in sentence(error)
+
+
+def test_an_input_that_a_node_does_not_have(host: Any, sd15: World) -> None:
+    with pytest.raises(ValueError) as error:
+        node(host, "Watch").execute(model=sd15.model, other=5)
+    assert 'has no input "other"' in sentence(error)
