@@ -36,6 +36,7 @@ from .frozen import FrozenModels
 from .memory import LoadedEncoder
 from .sheets import encoder_in_host
 from .sites import site_projections
+from .subject_files import reserved
 from .training import FrozenDenoiser
 from .vision import SMALLEST_SIDE
 
@@ -116,11 +117,17 @@ def path_for(name: str) -> Path:
 
 
 def save_trained(encoder: LoadedEncoder, path: Path) -> None:
-    """Writes an encoder, in fp16. Where it cannot be written the log says so, as an exception would
-    lose the training."""
+    """Writes an encoder, in fp16; a name that is taken gets a number. Where it cannot be written
+    the log says so, as an exception would lose the training."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_encoder(path, encoder.patcher.model, encoder.info, torch.float16)
+        free = reserved(path.parent, path.stem)
+        try:
+            save_encoder(free, encoder.patcher.model, encoder.info, torch.float16)
+        except BaseException:
+            free.unlink(missing_ok=True)
+            raise
+        log.info("The encoder is saved as models/%s/%s.", FOLDER, free.name)
     except (OSError, SafetensorError) as error:
         log.error(
             "The encoder cannot be saved as models/%s/%s (%s); it lasts until its node runs again.",

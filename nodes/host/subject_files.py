@@ -75,7 +75,7 @@ def store(
     folder = Path(folder_paths.get_folder_paths(SUBJECTS)[0])
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        path = _reserved(folder, stem)
+        path = reserved(folder, stem)
         try:
             save_subject(path, SavedSubject.of(subject))
         except BaseException:
@@ -91,7 +91,7 @@ def store(
     return path
 
 
-def _reserved(folder: Path, stem: str) -> Path:
+def reserved(folder: Path, stem: str) -> Path:
     """An empty file of our own under the first free name; no other program can take it then."""
     for path in _candidates(folder, stem):
         thumbnail = path.with_suffix(".png")

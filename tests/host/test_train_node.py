@@ -129,18 +129,22 @@ def test_it_goes_on_from_an_encoder_and_saves(submit, host):
 
     graph = training(save_as="trained in a test")
     graph["more"] = node("NestedAttentionTrainEncoder", **graph["train"]["inputs"])
-    graph["more"]["inputs"] |= {"encoder": ["train", 0], "save_as": "", "steps": 1}
+    graph["more"]["inputs"] |= {"encoder": ["train", 0], "steps": 1}
     graph["sink"]["inputs"] = {"encoder": ["more", 0], "loss_map": ["more", 1]}
     folder = Path(folder_paths.get_folder_paths("nested_attention")[0])
-    path = folder / "trained in a test.safetensors"
+    # The second of that name writes over nothing.
+    paths = [folder / f"trained in a test{number}.safetensors" for number in ("", "_2")]
     try:
         found, executor = submit(graph)
         assert failure(executor) == ""
         assert len(found["loss_map"]["loss"]) == 1
-        written = pack("nodes.host.memory").load(path, path.name)
-        assert written.info.config == found["encoder"].info.config
+        for path in paths:
+            written = pack("nodes.host.memory").load(path, path.name)
+            assert written.info.config == found["encoder"].info.config
+        assert paths[0].read_bytes() != paths[1].read_bytes()
     finally:
-        path.unlink(missing_ok=True)
+        for path in paths:
+            path.unlink(missing_ok=True)
 
 
 def test_the_interrupt_button_stops_it(submit):
