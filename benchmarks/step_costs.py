@@ -130,8 +130,8 @@ class RandomEncoder:
 
     label = "random"
 
-    def __init__(self, sites: Any, tokens: int):
-        self.info = SimpleNamespace(config=SimpleNamespace(sites=sites), base_family="any")
+    def __init__(self, sites: Any, tokens: int, family: str):
+        self.info = SimpleNamespace(config=SimpleNamespace(sites=sites), base_family=family)
         self._sites, self._tokens = sites, tokens
         self.held = 0
 
@@ -159,6 +159,7 @@ def _subjects(model: Any, tokens: int, count: int) -> Any:
     sites = pack.module("nodes.host.sites").discover_sites(
         model.get_model_object("diffusion_model")
     )
+    family = pack.module("nodes.host.families").base_family(model)
     return module.Subjects(
         tuple(
             module.Subject(
@@ -166,7 +167,7 @@ def _subjects(model: Any, tokens: int, count: int) -> Any:
                 torch.randn(2, 4),
                 "person",
                 "person",
-                RandomEncoder(sites, tokens),
+                RandomEncoder(sites, tokens, family),
                 "random",
                 token_weight=16.0,
             )  # fmt: skip
