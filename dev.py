@@ -168,22 +168,32 @@ def ensure_packages(venv: Path, lock: Path) -> None:
     if is_stamped(venv, key):
         return
     python = venv_python(venv)
-    if missing_pins(python, text):
+    pins = pins_for(python, text)
+    if missing_pins(python, pins):
         check_space(venv)
         say("[2/3] installing the pinned packages (several GB with PyTorch: some minutes)")
-        run_pip(python, ["install", "-r", str(lock)])
-        missing = missing_pins(python, text)
+        # Not the lock itself: pip has a line for each pin in it that is for another Python.
+        run_pip(python, ["install", *(f"{name}=={version}" for name, version in pins.items())])
+        missing = missing_pins(python, pins)
         if missing:
             raise SetupError(f"pip left other versions than pinned of: {', '.join(missing)}.")
     write_stamp(venv, key)
     say("[2/3] packages are ready")
 
 
-def missing_pins(python: Path, lock_text: str) -> list[str]:
+def pins_for(python: Path, lock_text: str) -> dict[str, str]:
+    return parse_pins(lock_text, running_facts(python)["version"])
+
+
+def missing_pins(python: Path, pins: dict[str, str]) -> list[str]:
+    return differing(pins, running_facts(python)["installed"])
+
+
+def running_facts(python: Path) -> dict:
     facts = python_facts(python)
     if facts is None:
         raise SetupError(f"{python} does not run: delete {LOCAL / 'venv'} and try again.")
-    return differing(parse_pins(lock_text, facts["version"]), facts["installed"])
+    return facts
 
 
 def check_space(folder: Path, needed: int = SPACE_NEEDED) -> None:
