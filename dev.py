@@ -168,25 +168,18 @@ def ensure_packages(venv: Path, lock: Path) -> None:
     if is_stamped(venv, key):
         return
     python = venv_python(venv)
-    pins = pins_for(python, text)
-    if missing_pins(python, pins):
+    facts = running_facts(python)
+    pins = parse_pins(text, facts["version"])
+    if differing(pins, facts["installed"]):
         check_space(venv)
         say("[2/3] installing the pinned packages (several GB with PyTorch: some minutes)")
         # Not the lock itself: pip has a line for each pin in it that is for another Python.
         run_pip(python, ["install", *(f"{name}=={version}" for name, version in pins.items())])
-        missing = missing_pins(python, pins)
+        missing = differing(pins, running_facts(python)["installed"])
         if missing:
             raise SetupError(f"pip left other versions than pinned of: {', '.join(missing)}.")
     write_stamp(venv, key)
     say("[2/3] packages are ready")
-
-
-def pins_for(python: Path, lock_text: str) -> dict[str, str]:
-    return parse_pins(lock_text, running_facts(python)["version"])
-
-
-def missing_pins(python: Path, pins: dict[str, str]) -> list[str]:
-    return differing(pins, running_facts(python)["installed"])
 
 
 def running_facts(python: Path) -> dict:
