@@ -121,12 +121,8 @@ def save_trained(encoder: LoadedEncoder, path: Path) -> None:
     the log says so, as an exception would lose the training."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        free = reserved(path.parent, path.stem)
-        try:
+        with reserved(path.parent, path.stem) as free:
             save_encoder(free, encoder.patcher.model, encoder.info, torch.float16)
-        except BaseException:
-            free.unlink(missing_ok=True)
-            raise
         log.info("The encoder is saved as models/%s/%s.", FOLDER, free.name)
     except (OSError, SafetensorError) as error:
         log.error(

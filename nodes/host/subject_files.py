@@ -75,12 +75,8 @@ def store(
     folder = Path(folder_paths.get_folder_paths(SUBJECTS)[0])
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        path = reserved(folder, stem)
-        try:
+        with reserved(folder, stem) as path:
             save_subject(path, SavedSubject.of(subject))
-        except BaseException:
-            path.unlink(missing_ok=True)
-            raise
         if image is not None:
             _save_thumbnail(path.with_suffix(".png"), image[0], notes or {})
     except OSError as error:
@@ -91,8 +87,19 @@ def store(
     return path
 
 
-def reserved(folder: Path, stem: str) -> Path:
-    """An empty file of our own under the first free name; no other program can take it then."""
+@contextlib.contextmanager
+def reserved(folder: Path, stem: str) -> Iterator[Path]:
+    """An empty file of our own under the first free name, to be written over; no other program can
+    take it then. It goes again if writing fails."""
+    path = _taken(folder, stem)
+    try:
+        yield path
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def _taken(folder: Path, stem: str) -> Path:
     for path in _candidates(folder, stem):
         thumbnail = path.with_suffix(".png")
         if os.path.lexists(thumbnail):
