@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from concurrent.futures import ProcessPoolExecutor
 
+import numpy as np
 import torch
 
 from . import shipped
@@ -52,30 +53,32 @@ def encode_all(code, images) -> torch.Tensor:
 
 
 def error_weights(images, records) -> torch.Tensor:
-    """(n, h, w): subjects count three times as much as scenes, which are learned soon, and the
-    mouths and eyes of persons and robots, which are a few cells, as much as a whole subject."""
+    """(n, h, w): subjects count three times as much as scenes, which are learned soon, and mouths
+    and eyes, which are a few cells, six times as much as the rest of a subject."""
     mask = core("training.miniature.masks").subjects_mask
     found = torch.stack([mask(i, r) for i, r in zip(images, records, strict=True)])
-    small = [any(s[0] != "kitten" for s in record["subjects"]) for record in records]
-    weights = torch.where(found, 1.0, 1 / 3)
-    return torch.where(faces() & torch.tensor(small)[:, None, None], FACE_WEIGHT, weights).half()
+    return torch.where(faces(images), FACE_WEIGHT, torch.where(found, 1.0, 1 / 3)).half()
 
 
-def face_of(job):
+def face_of(image, job):
     # NumPy: a tensor would hold a file open for each picture on its way between processes.
-    return core("training.miniature.masks").faces_mask(*job).numpy()
+    return core("training.miniature.masks").faces_mask(image, *job).numpy()
 
 
-def faces() -> torch.Tensor:
-    """bool (n, h, w) of all training pictures, drawn once and kept."""
+def faces(images) -> torch.Tensor:
+    """bool (n, h, w) of all training pictures, found once and kept. A kitten alone has none here:
+    its eyes are large, and learned as soon as the rest."""
     states = core("training.checkpoints")
     known = states.load_state(FACES)
     if known is None:
         log("looking where the faces are")
         jobs = core("training.miniature.dataset").Plan().jobs()
+        rows = [row for row, (who, _) in enumerate(jobs) if {s.domain for s in who} != {"kitten"}]
         with ProcessPoolExecutor(threads()) as workers:
-            found = list(workers.map(face_of, jobs, chunksize=100))
-        known = {"faces": torch.stack([torch.from_numpy(cells) for cells in found])}
+            asked = (images[row] for row in rows), (jobs[row] for row in rows)
+            found = [*workers.map(face_of, *asked, chunksize=100)]
+        known = {"faces": torch.zeros(len(jobs), *found[0].shape, dtype=torch.bool)}
+        known["faces"][rows] = torch.from_numpy(np.stack(found))
         states.save_state(FACES, known)
     return known["faces"]
 
@@ -101,8 +104,6 @@ def build(vocabulary_size: int, seed: int):
 
 
 def run(arguments: argparse.Namespace) -> None:
-    import numpy as np
-
     loop, base = core("training.loop"), core("training.miniature.base")
     if arguments.from_shipped and known_code() is None:
         core("training.checkpoints").save_state(CODE, shipped.code())

@@ -55,10 +55,11 @@ def test_a_face_is_a_small_part_of_its_subject(domain):
     found = []
     for lot in range(20):
         picture = scenes.render([who], f"face {lot}")
+        image = np.asarray(picture.image)
         subjects = [[domain, *who.values]]
         record = {"scene": picture.scene, "style": picture.style, "subjects": subjects}
-        subject = subjects_mask(np.asarray(picture.image), record)
-        face = faces_mask([who], f"face {lot}")
+        subject = subjects_mask(image, record)
+        face = faces_mask(image, [who], f"face {lot}")
         found.append((float(face.sum()), float((face & ~subject).sum()), float(subject.sum())))
     face, outside, subject = np.array(found).T
     assert (face > 0).mean() > 0.8

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from .drawing import LOOKS, SCENES
+from .drawing import FACE, LOOKS, SCENES
 from .identities import ATTRIBUTES, DOMAINS
 from .scenes import PLACES
 from .styles import COLOURLESS, STYLES
@@ -17,7 +17,7 @@ MISSING = -1
 # Every domain alone, then every two of them.
 COMPANIES = tuple((d,) for d in DOMAINS) + tuple(itertools.combinations(DOMAINS, 2))
 # Looks that do not depend on colour, so that a sketch shows them, too; but they are small.
-SHAPES = frozenset({"person:mouth", "person:eyes", "kitten:eyes", "robot:mouth", "robot:eyes"})
+SHAPES = frozenset(f"{domain}:{look}" for domain in LOOKS for look in FACE & LOOKS[domain].keys())
 
 
 def identity_heads() -> dict[str, int]:

@@ -25,8 +25,11 @@ def _scene(name: str, style: str, size: int) -> np.ndarray:
 
 
 def _differs(image: np.ndarray, record: Mapping) -> np.ndarray:
-    scene = _scene(record["scene"], record["style"], image.shape[0])
-    return np.abs(image.astype(np.int16) - scene).max(-1) > DIFFERS
+    return _differ(image, _scene(record["scene"], record["style"], image.shape[0]))
+
+
+def _differ(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    return np.abs(first.astype(np.int16) - second).max(-1) > DIFFERS
 
 
 def _cells(differs: np.ndarray, cells: int) -> Tensor:
@@ -55,12 +58,12 @@ def subject_mask(image: np.ndarray, record: Mapping, domain: str, cells: int = 1
     return _cells(differs, cells)
 
 
-def faces_mask(subjects: Sequence[Identity], seed: str, cells: int = 16) -> Tensor:
+def faces_mask(
+    image: np.ndarray, subjects: Sequence[Identity], seed: str, cells: int = 16
+) -> Tensor:
     """bool (cells, cells): the cells that another mouth or other eyes would change, by a tenth.
 
-    Subjects and seed are those that the picture was drawn of (`dataset.Plan.jobs`)."""
-    first, second = (
-        np.asarray(picture.image).astype(np.int16)
-        for picture in (render(subjects, seed), render(subjects, seed, looks=other_face))
-    )
-    return _cells(np.abs(first - second).max(-1) > DIFFERS, cells)
+    image (H, W, 3) uint8 with the subjects and the seed that it was drawn of
+    (`dataset.Plan.jobs`)."""
+    other = np.asarray(render(subjects, seed, size=len(image), looks=other_face).image)
+    return _cells(_differ(image, other), cells)
