@@ -10,7 +10,6 @@ import argparse
 import dataclasses
 import functools
 import importlib
-import json
 import shlex
 import sys
 import time
@@ -239,6 +238,8 @@ def main() -> int:
         from evaluate import pages
 
         return pages.main(arguments.docs)
+    from evaluate import printing
+
     start()
     mode = next((name for name in MODES if getattr(arguments, name)), "quick")
     started = time.monotonic()
@@ -248,9 +249,7 @@ def main() -> int:
         **MODES[mode](arguments),
         "seconds": round(time.monotonic() - started, 1),
     }
-    if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    printing.keep(report, arguments.json)
     return 0
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +55,14 @@ def shipped(domain: str, name: str = "nested") -> Artist:
             f"There is no encoder {path.name}; train it: "
             f"dev.py train configs/miniature/{domain}.toml."
         )
-    method = trained.shipped(domain).method
-    return Artist(name, domain, method, core("fingerprint").file_fingerprint(path))
+    return replace(open_artist(path), name=name, domain=domain)
+
+
+def open_artist(path: Path) -> Artist:
+    """The encoder of a file, with its own settings; its domain is what its class word says."""
+    found = trained.of_encoder(path)
+    fingerprint = core("fingerprint").file_fingerprint(path)
+    return Artist(found.name, found.class_word, found.method, fingerprint)
 
 
 def domains() -> list[str]:

@@ -1,8 +1,17 @@
-"""The report as a table to read."""
+"""The report as a table to read, and as a file to keep."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
+
+
+def keep(report: dict, path: Path | None) -> None:
+    """Writes the figures there, where they are to be kept."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
 def percent(value: float | None) -> str:

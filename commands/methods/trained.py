@@ -67,9 +67,12 @@ def load(path: Path) -> Trained:
 
 def shipped(domain: str) -> Trained:
     """The encoder in models/, which may have been trained for longer than the comparison's."""
-    encoder, info = core("checkpoint").load_encoder(
-        MODELS / f"{domain}.safetensors", dtype=torch.float32
-    )
+    return of_encoder(MODELS / f"{domain}.safetensors")
+
+
+def of_encoder(path: Path) -> Trained:
+    """Nested attention by the encoder of a file, with its own settings."""
+    encoder, info = core("checkpoint").load_encoder(path, dtype=torch.float32)
     method = core("training.methods").NestedMethod(encoder, info.norm, info.token_weight)
     about = {"steps": info.steps, "class_word": info.class_word, "domain": info.domain}
     return Trained("nested", info.class_word, _ready(method), about)

@@ -9,7 +9,6 @@ encoder's class word where there is no subject.
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import sys
 import time
@@ -27,7 +26,7 @@ import eval as evaluation
 import pack
 import ruler
 from evaluate import domains, figures, pages, portraits, printing, shipped, studios, units
-from evaluate.artists import NAME, Artist
+from evaluate.artists import NAME, Artist, open_artist
 from evaluate.exam import Exam, Size
 from evaluate.reading import Reader, stack
 from evaluate.sheets import Row, save, sheet
@@ -58,19 +57,12 @@ class Encoder:
     path: Path
 
     @cached_property
-    def loaded(self) -> tuple[Any, Any]:
-        return core("checkpoint").load_encoder(self.path, dtype=torch.float32)
+    def artist(self) -> Artist:
+        return open_artist(self.path)
 
     @property
     def class_word(self) -> str:
-        return self.loaded[1].class_word
-
-    @property
-    def artist(self) -> Artist:
-        encoder, info = self.loaded
-        method = core("training.methods").NestedMethod(encoder, info.norm, info.token_weight)
-        fingerprint = core("fingerprint").file_fingerprint(self.path)
-        return Artist("nested", info.class_word, method.eval().requires_grad_(False), fingerprint)
+        return self.artist.domain
 
     def graph(self, painter: studios.Painter) -> shipped.Graph:
         """The nodes with this file in place of a shipped one."""
@@ -220,9 +212,7 @@ def main() -> int:
     words = parser().parse_args()
     report = run(words)
     print("\n".join(printing.domain_lines(report)))
-    if words.json:
-        words.json.parent.mkdir(parents=True, exist_ok=True)
-        words.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    printing.keep(report, words.json)
     if words.page:
         text = words.page.read_text(encoding="utf-8")
         filled = pages.filled(text, "monsters", pages.domains(report))

@@ -10,7 +10,6 @@ colour tells tints apart, which the ruler does not know.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import random
 import shlex
@@ -26,7 +25,8 @@ import torch
 from torch import Tensor
 
 import eval as evaluation
-from evaluate.artists import NAME, Artist
+from evaluate.artists import NAME, Artist, open_artist
+from evaluate.printing import keep
 from evaluate.reading import Reader, open_reader, stack
 from evaluate.sheets import Row, sheet
 from evaluate.studios import Painter, open_painter
@@ -135,13 +135,6 @@ def summary(read: Mapping[str, Mapping], which: Iterable[str], head: str) -> dic
     if len(errors) == len(hits):
         made["hue_error_degrees_median"] = round(float(errors.median()), 1)
     return made
-
-
-def open_artist(path: Path) -> Artist:
-    encoder, info = core("checkpoint").load_encoder(path, dtype=torch.float32)
-    method = core("training.methods").NestedMethod(encoder, info.norm, info.token_weight)
-    fingerprint = core("fingerprint").file_fingerprint(path)
-    return Artist("nested", info.class_word, method.eval().requires_grad_(False), fingerprint)
 
 
 @dataclass(frozen=True)
@@ -275,9 +268,7 @@ def main() -> int:
     words = parser.parse_args()
     report = run(words)
     print("\n".join(lines(report)))
-    if words.json:
-        words.json.parent.mkdir(parents=True, exist_ok=True)
-        words.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    keep(report, words.json)
     return 0
 
 
