@@ -7,7 +7,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ..training.miniature.drawing import SCENES, words_of
+from ..training.miniature.drawing import SCENES, shown, words_of
 from ..training.miniature.identities import DOMAINS, Identity
 from ..training.miniature.scenes import caption, phrase
 
@@ -64,7 +64,7 @@ def crowds(
         chosen: list[Identity] = []
         for domain in domains:
             chosen.append(rng.choice([who for who in pools[domain] if who not in chosen]))
-        words = tuple(words_of(domain, rng) for domain in domains)
+        words = tuple(shown(who, words_of(who.domain, rng)) for who in chosen)
         style = STYLES[row // len(kinds(size)) % len(STYLES)]
         made.append(Crowd(tuple(chosen), words, rng.choice(tuple(SCENES)), style))
     return made

@@ -62,6 +62,7 @@ LOOKS: dict[str, dict[str, dict]] = {
     "robot": {"mouth": ROBOT_MOUTHS, "eyes": ROBOT_EYES},
 }
 FACE = frozenset({"mouth", "eyes"})  # looks that take a small part of the picture
+FULL_BEARD = "beardMustache"  # has a mouth of its own, the same whatever mouth is asked for
 SCENES = {
     "starry sky": "000#robotBG-11",
     "city": "002#final3",
@@ -106,6 +107,12 @@ def other_face(domain: str, rng: random.Random) -> dict[str, str]:
         values = tuple(LOOKS[domain][name])
         words[name] = values[(values.index(words[name]) + 1) % len(values)]
     return words
+
+
+def shown(identity: Identity, words: dict[str, str]) -> dict[str, str]:
+    """Those of the words that a picture of the identity can show: a full beard hides the mouth."""
+    hidden = identity.domain == "person" and identity.part("beard") == FULL_BEARD
+    return {name: word for name, word in words.items() if not (hidden and name == "mouth")}
 
 
 # A domain and lots -> the words for one look.
@@ -199,7 +206,7 @@ def draw_person(
         options["facialHairVariant"] = [beard]
     svg = Avatar(_personas(), options).to_string()
     png = resvg_py.svg_to_bytes(svg_string=svg, width=SIDE, height=SIDE, skip_system_fonts=True)
-    return Image.open(io.BytesIO(bytes(png))).convert("RGBA"), words
+    return Image.open(io.BytesIO(bytes(png))).convert("RGBA"), shown(identity, words)
 
 
 @functools.cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from PIL import Image, ImageOps
@@ -60,6 +60,14 @@ def caption(phrases: Sequence[str], scene: str, style: str = "", place: str = ""
     """Every caption's form: who, left to right, and where; then the scene and the style."""
     who = " ".join(part for part in (" and ".join(phrases), place) if part)
     return ", ".join(part for part in (who, scene, style) if part)
+
+
+def told(record: Mapping) -> str:
+    """The caption of a record of the data set that also names the identity of every subject."""
+    who = [Identity(domain, tuple(values)) for domain, *values in record["subjects"]]
+    nouns = [f"{describe(one)} {one.domain}" for one in who]
+    phrases = [phrase(n, words) for n, words in zip(nouns, record["words"], strict=True)]
+    return caption(phrases, record["scene"], record["style"], record["place"])
 
 
 def put(canvas: Image.Image, cutout: Image.Image, centre: float, extent: float, rng) -> None:
