@@ -5,16 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nested_attn_core.training.miniature.base import Batches
+from nested_attn_core.training.miniature.base import Base, Batches
 
 PLAIN, TOLD, EMPTY = 5, 9, 1
 
 
-class Watcher(torch.nn.Module):
+class Watcher(Base):
     """Predicts nothing, and keeps what it was asked."""
 
     def __init__(self):
-        super().__init__()
+        super().__init__(torch.nn.Identity(), torch.nn.Identity())
         self.weight = torch.nn.Parameter(torch.zeros(()))
         self.tokens: list[torch.Tensor] = []
         self.sigmas: list[torch.Tensor] = []
