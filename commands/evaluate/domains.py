@@ -32,9 +32,7 @@ class Plan:
 
 
 QUICK = Plan(
-    Size(pictures=40, gallery=100, subjects=40, prompts=4, seeds=4),
-    (0.5, 1.0, 1.4, 2.0),
-    node_rows=1,
+    Size(pictures=40, gallery=100, subjects=40, prompts=4, seeds=4), (0.5, 1.0, 1.4), node_rows=1
 )
 
 

@@ -77,7 +77,8 @@ class Exam:
 
     def settings(self, how: Settings) -> dict:
         """What decides the pictures, beside weights and strength."""
-        return {"domain": self.domain, "seed": self.seed, **asdict(self.size), **asdict(how)}
+        about = {"domain": self.domain, "seed": self.seed, "captions": self.captions}
+        return {**about, **asdict(self.size), **asdict(how)}
 
 
 def prepare(domain: str, seed: int, size: Size, reader: Reader, vision: Any) -> Exam:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from ..training.miniature.drawing import SCENES
 from ..training.miniature.identities import DOMAINS, Identity, identities
-from ..training.miniature.scenes import PLACES, Picture, caption, describe, phrase, render
+from ..training.miniature.scenes import PLACES, Picture, caption, phrase, render, told
 from ..training.miniature.styles import STYLES
 
 HELD_OUT_SHARE = 0.1
@@ -45,7 +45,7 @@ class Case:
     @property
     def told(self) -> str:
         """The caption that also names the identity's attributes, as the base's training has it."""
-        return self.prompt([f"{describe(who)} {who.domain}" for who in self.who])
+        return told(self.record)
 
     @property
     def record(self) -> dict:

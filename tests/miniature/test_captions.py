@@ -7,6 +7,7 @@ import random
 import numpy as np
 import pytest
 
+from nested_attn_core.evaluation.cases import Case
 from nested_attn_core.training.miniature import drawing, identities, scenes
 
 PERSONS = identities.identities("person", False)
@@ -45,14 +46,7 @@ def test_a_told_caption_names_each_identity_and_nothing_else_differs():
         rng = random.Random(lot)
         who = [rng.choice(pools[d]) for d in rng.sample(identities.DOMAINS, 1 + lot % 2)]
         picture = scenes.render(who, f"told {lot}")
-        record = {
-            "subjects": [[one.domain, *one.values] for one in who],
-            "words": picture.words,
-            "scene": picture.scene,
-            "style": picture.style,
-            "place": picture.place,
-        }
-        told = scenes.told(record)
+        told = scenes.told(Case(tuple(who), picture).record)
         shorter = told
         for one in who:
             assert scenes.describe(one) in told
