@@ -14,6 +14,7 @@ from .common import STATE, core, device, host, log, threads, tokenizer
 CODE = STATE / "base" / "code.pt"
 FACES = STATE / "base" / "faces.pt"
 FACE_WEIGHT = 4.0
+CROWN_WEIGHT = 3.0
 SCENE_WEIGHT = 1 / 6
 OFTEN = {"person": 3.0, "robot": 4.0}
 
@@ -55,11 +56,17 @@ def encode_all(code, images) -> torch.Tensor:
 
 
 def error_weights(images, records) -> torch.Tensor:
-    """(n, h, w): subjects count six times as much as scenes, which are learned soon, and mouths and
-    eyes, which are a few cells, four times as much as the rest of a subject."""
-    mask = core("training.miniature.masks").subjects_mask
-    found = torch.stack([mask(i, r) for i, r in zip(images, records, strict=True)])
-    return torch.where(faces(images), FACE_WEIGHT, torch.where(found, 1.0, SCENE_WEIGHT)).half()
+    """(n, h, w): subjects and what is around them count six times as much as scenes, which are
+    learned soon; heads and hair, whose shapes are learned last, three times as much as bodies;
+    mouths and eyes, which are a few cells, four times."""
+    masks = core("training.miniature.masks")
+    found = torch.stack([masks.subjects_mask(i, r) for i, r in zip(images, records, strict=True)])
+    near = torch.stack([masks.margin_mask(each) for each in found])
+    crowns = torch.stack([masks.crown_mask(each) for each in found])
+    crowns[[all(s[0] == "kitten" for s in record["subjects"]) for record in records]] = False
+    weights = torch.where(near, 1.0, SCENE_WEIGHT)
+    weights = torch.where(crowns, CROWN_WEIGHT, weights)
+    return torch.where(faces(images), FACE_WEIGHT, weights).half()
 
 
 def face_of(image, job):

@@ -6,9 +6,18 @@ import random
 
 import numpy as np
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nested_attn_core.training.miniature import drawing, identities, scenes
-from nested_attn_core.training.miniature.masks import faces_mask, subject_mask, subjects_mask
+from nested_attn_core.training.miniature.masks import (
+    crown_mask,
+    faces_mask,
+    margin_mask,
+    subject_mask,
+    subjects_mask,
+)
 
 
 def drawn(domains, **options):
@@ -75,3 +84,40 @@ def test_another_face_takes_the_same_lots():
         assert first.random() == second.random()
         unchanged.append({name for name in words if words[name] == other[name]})
     assert unchanged == [{"shirt"}, {"wear"}, set()]
+
+
+@given(st.lists(st.tuples(st.integers(0, 15), st.integers(0, 15)), max_size=40))
+def test_a_margin_is_what_is_near_a_subject(cells):
+    subject = torch.zeros(16, 16, dtype=torch.bool)
+    near = torch.zeros(16, 16, dtype=torch.bool)
+    for row, column in cells:
+        subject[row, column] = True
+        near[max(0, row - 2) : row + 2, max(0, column - 1) : column + 2] = True
+    assert margin_mask(subject).equal(near)
+    rows = near.any(1).nonzero()[:, 0].tolist()
+    upper = [bool(rows) and row < (rows[0] + rows[-1] + 1) // 2 for row in range(16)]
+    assert crown_mask(subject).equal(near & torch.tensor(upper)[:, None])
+
+
+@pytest.mark.parametrize(
+    ("domain", "attribute"), [("person", 0), ("person", 3), ("robot", 2), ("robot", 3)]
+)
+def test_a_margin_holds_what_another_shape_would_change(domain, attribute):
+    changed, near = 0, 0
+    for lot, who in enumerate(identities.identities(domain, False)[:12]):
+        values = list(who.values)
+        values[attribute] = (values[attribute] + 1) % 3
+        other = identities.Identity(domain, tuple(values))
+        first, second = (
+            scenes.render([one], f"shape {lot}", scene="beach", style="", place="")
+            for one in (who, other)
+        )
+        image = np.asarray(first.image)
+        record = {"scene": "beach", "style": "", "subjects": [[domain, *who.values]]}
+        subject = subjects_mask(image, record)
+        difference = image.astype(np.int16) - np.asarray(second.image)
+        differs = torch.from_numpy(np.abs(difference).max(-1) > 10).float()
+        cells = torch.nn.functional.avg_pool2d(differs[None], 8)[0] > 0.1
+        changed += int(cells.sum())
+        near += int((cells & margin_mask(subject)).sum())
+    assert near >= 0.95 * changed > 0

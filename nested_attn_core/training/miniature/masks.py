@@ -67,3 +67,21 @@ def faces_mask(
     (`dataset.Plan.jobs`)."""
     other = np.asarray(render(subjects, seed, size=len(image), looks=other_face).image)
     return _cells(_differ(image, other), cells)
+
+
+def margin_mask(subjects: Tensor) -> Tensor:
+    """bool (cells, cells): the subjects' cells, one more on every side and two more above, where
+    another head, another hair or a hat would be: that nothing is there has to be learned too.
+
+    subjects bool (cells, cells), of `subjects_mask`."""
+    wide = F.max_pool2d(subjects[None].float(), 3, 1, 1)[0] > 0
+    return wide | F.pad(wide[1:], (0, 0, 0, 1))
+
+
+def crown_mask(subjects: Tensor) -> Tensor:
+    """bool (cells, cells): the upper half of `margin_mask`, where heads, hair and hats are."""
+    found = margin_mask(subjects)
+    rows = found.any(1).nonzero()[:, 0]
+    if len(rows):
+        found[(int(rows[0]) + int(rows[-1]) + 1) // 2 :] = False
+    return found
