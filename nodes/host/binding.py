@@ -87,9 +87,7 @@ class Binding:
         """Around one step: every condition carries slots, so that none runs apart."""
         options = args[1] if len(args) > 1 else kwargs.get("model_options", {})
         given = options.get("transformer_options", {})
-        separation = separation_of(given)
-        apart = separation is not None and not separation.off
-        placed = self._masked or apart or WATCH in given
+        placed = self._masked or WATCH in given or separation_of(given) is not None
         latent = (len(x), int(x.shape[-2]), int(x.shape[-1])) if placed else None
         return executor(model, fill(conds, latent), x, *args, **kwargs)
 
@@ -136,7 +134,7 @@ class Binding:
     ) -> Separation | None:
         """How subjects are kept apart in this step, if they are."""
         separation = separation_of(options)
-        if separation is None or separation.off:
+        if separation is None:
             return None
         sigma = float(t.flatten()[0])
         acts = always(separation) or in_range(separation, sigma, model.model_sampling)

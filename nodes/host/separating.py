@@ -32,8 +32,9 @@ def separated(model: Any, separation: Separation) -> Any:
 
 
 def separation_of(options: Mapping[str, Any]) -> Separation | None:
-    """The settings among the transformer options of a model call."""
-    return options.get(SEPARATION)
+    """The settings among the transformer options of a model call; None where they are off."""
+    separation = options.get(SEPARATION)
+    return None if separation is None or separation.off else separation
 
 
 def bounded_self_attention(

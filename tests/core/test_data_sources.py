@@ -26,6 +26,7 @@ from nested_attn_core.training.data.pictures import decode, decode_mask
 from nested_attn_core.training.data.shards import list_shards, shard_paths
 from nested_attn_core.training.data.source import open_source
 from nested_attn_core.training.miniature import dataset, identities
+from nested_attn_core.training.miniature.masks import margin_mask, subject_mask
 from toy_pictures import (
     config,
     disc_mask,
@@ -348,7 +349,8 @@ def test_drawn_pictures_are_those_of_the_shards(tmp_path):
         assert str(item.caption).count(PLACEHOLDER) == 1
         assert (len(records[row]["subjects"]) == 1 and not records[row]["style"]) == item.reference
         assert item.facts().size == (128, 128)
-        assert item.mask().size == (128, 128)
+        subject = subject_mask(images[row], records[row], domain)
+        assert np.array_equal(np.asarray(item.mask())[::8, ::8] > 0, margin_mask(subject))
     assert len({item.facts().key for item in items}) == len(items)
 
 

@@ -14,11 +14,12 @@ import numpy as np
 from PIL import Image
 
 from ..miniature.dataset import shards, shows_well
-from ..miniature.masks import subject_mask
+from ..miniature.masks import margin_mask, subject_mask
 from ..miniature.scenes import caption, phrase
 from .example import PLACEHOLDER, DataError
 from .items import Facts, Item, Listing, file_stamp
 
+_MASK = "margin"  # what a mask holds; in the keys, so that nothing is read that was kept before
 _LOCAL_HEADER = 30  # bytes of a zip member's header, before its name and extra field
 
 
@@ -69,7 +70,7 @@ class DrawnItem:
 
     @property
     def stamp(self) -> str:
-        return f"{self.shard.stamp} {self.row} {self.domain}"
+        return f"{self.shard.stamp} {self.row} {self.domain} {_MASK}"
 
     @property
     def caption(self) -> str:
@@ -91,7 +92,7 @@ class DrawnItem:
 
     def facts(self) -> Facts:
         pixels = self._pixels()
-        digest = hashlib.sha256(f"{self.domain} {pixels.shape}".encode())
+        digest = hashlib.sha256(f"{self.domain} {pixels.shape} {_MASK}".encode())
         digest.update(pixels.tobytes())
         return Facts(digest.hexdigest(), (pixels.shape[1], pixels.shape[0]))
 
@@ -99,8 +100,9 @@ class DrawnItem:
         return Image.fromarray(self._pixels())
 
     def mask(self) -> Image.Image:
+        """The subject and what is around it: an outline has two sides to learn."""
         pixels = self._pixels()
-        cells = subject_mask(pixels, self.record, self.domain).numpy()
+        cells = margin_mask(subject_mask(pixels, self.record, self.domain)).numpy()
         small = Image.fromarray((cells * 255).astype(np.uint8))
         return small.resize(pixels.shape[1::-1], Image.Resampling.NEAREST)
 
