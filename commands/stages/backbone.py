@@ -7,15 +7,18 @@ import argparse
 import torch
 from torch.nn import functional as F
 
-from .base import patch_code, pixels
+from . import shipped
+from .base import patch_code, pixels, take_shipped_code
 from .common import STATE, core, device, log
+from .data import held_out
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=3)
     parser.add_argument("--batch", type=int, default=64)
+    shipped.add_argument(parser)
 
 
 def shift(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -34,14 +37,34 @@ def build(seed: int, patch_dim: int):
     return lesson(tower, config["hidden_size"], heads, patch_dim)
 
 
+def references(images, records):
+    """The pictures that can serve as references, and their labels by head."""
+    dataset, attributes = core("training.miniature.dataset"), core("training.miniature.attributes")
+    rows = [row for row, record in enumerate(records) if dataset.shows_well(record)]
+    return images[rows], attributes.labels([records[row] for row in rows])
+
+
+@torch.no_grad()
+def guesses(model, images) -> dict[str, torch.Tensor]:
+    """The class that the lesson reads off the tower's tokens, by head: int64 (n,)."""
+    parts = [
+        model.logits(model.tower(pixels(images[at : at + 256]).to(device())))
+        for at in range(0, len(images), 256)
+    ]
+    return {n: torch.cat([part[n].argmax(-1).cpu() for part in parts]) for n in model.names}
+
+
 def run(arguments: argparse.Namespace) -> None:
-    attributes = core("training.miniature.attributes")
-    dataset = core("training.miniature.dataset")
-    images, records = dataset.load(STATE / "data")
+    images, records = core("training.miniature.dataset").load(STATE / "data")
+    if arguments.from_shipped:
+        take_shipped_code()
     code = patch_code(images)
-    single = [row for row, record in enumerate(records) if dataset.shows_well(record)]
-    images, labels = images[single], attributes.labels([records[row] for row in single])
-    model = build(arguments.seed, 4 * code.basis.shape[1]).to(device())
+    images, labels = references(images, records)
+    unseen, truth = references(*held_out())
+    model = build(arguments.seed, 4 * code.basis.shape[1])
+    if arguments.from_shipped:  # what reads the tower in the lesson does not ship, and starts anew
+        shipped.copy_into(model.tower, {"": shipped.vision()}, prefixed=False)
+    model.to(device())
     log(f"{sum(p.numel() for p in model.tower.parameters()) / 1e6:.2f} M parameters in the tower")
 
     def loss(step: int, generator: torch.Generator) -> torch.Tensor:
@@ -52,12 +75,10 @@ def run(arguments: argparse.Namespace) -> None:
         return model(x.to(device()), patches.to(device()), lesson)
 
     def report(step: int, averaged) -> None:
-        with torch.no_grad():
-            logits = model.logits(model.tower(pixels(images[:512]).to(device())))
-        guesses = {name: logits[name].argmax(-1).cpu() for name in model.names}
-        truth = {name: values[:512] for name, values in labels.items()}
-        line = core("evaluation.answers").accuracies(guesses, truth, 2)
+        read = core("evaluation.answers").accuracies
+        line = read(guesses(model, images[:512]), {n: v[:512] for n, v in labels.items()}, 2)
         log(f"read off training pictures: {line}")
+        log(f"read off pictures of held-out subjects: {read(guesses(model, unseen), truth, 2)}")
 
     core("training.loop").train(
         model,

@@ -45,6 +45,12 @@ def known_code() -> dict[str, torch.Tensor] | None:
     return core("training.checkpoints").load_state(CODE)
 
 
+def take_shipped_code() -> None:
+    """Keeps the code that ships, where none is known here: shipped weights stand on it."""
+    if known_code() is None:
+        core("training.checkpoints").save_state(CODE, shipped.code())
+
+
 def known_words() -> list[int]:
     """Token ids that a base trained earlier knows; they keep their rows."""
     known = known_code()
@@ -114,8 +120,8 @@ def build(vocabulary_size: int, seed: int):
 
 def run(arguments: argparse.Namespace) -> None:
     loop, base = core("training.loop"), core("training.miniature.base")
-    if arguments.from_shipped and known_code() is None:
-        core("training.checkpoints").save_state(CODE, shipped.code())
+    if arguments.from_shipped:
+        take_shipped_code()
     images, records = core("training.miniature.dataset").load(STATE / "data")
     captions = [record["caption"] for record in records]
     vocabulary = core("training.miniature.vocabulary").Vocabulary.of(

@@ -14,6 +14,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sheet", type=Path, help="draw only this contact sheet, and no data")
 
 
+def held_out():
+    """Pictures and records of held-out subjects, drawn where they are not there yet."""
+    dataset = core("training.miniature.dataset")
+    plan = dataset.Plan(pictures=600, pairs=900, held_out=True)
+    dataset.build(STATE / "held", plan, lambda done, total: None)
+    return dataset.load(STATE / "held")
+
+
 def run(arguments: argparse.Namespace) -> None:
     if arguments.sheet:
         from evaluate import worlds

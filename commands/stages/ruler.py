@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from . import shipped
 from .base import pixels
 from .common import MODELS, STATE, core, device, log
+from .data import held_out
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -78,9 +79,7 @@ def run(arguments: argparse.Namespace) -> None:
         STATE / "ruler",
         log,
     )
-    held = dataset.Plan(pictures=600, pairs=900, held_out=True)
-    dataset.build(STATE / "held", held, lambda done, total: None)
-    unseen, unseen_records = dataset.load(STATE / "held")
+    unseen, unseen_records = held_out()
     truth = attributes.labels(unseen_records)
     scores = core("evaluation.answers").accuracies(guesses(ruler, unseen), truth, 3)
     log(f"accuracy on held-out identities: {scores}")

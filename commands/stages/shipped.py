@@ -34,6 +34,14 @@ def code() -> dict[str, torch.Tensor] | None:
     return {**found["code"], "token_ids": torch.tensor(about["token_ids"])}
 
 
+def vision() -> dict[str, torch.Tensor]:
+    """The vision tower that ships, fp32, under the names that its training has."""
+    return {
+        name.removeprefix("vision_model.").removeprefix("embeddings."): tensor
+        for name, tensor in parts("vision")["vision"].items()
+    }
+
+
 def ruler() -> dict[str, torch.Tensor]:
     """The ruler that ships, fp32."""
     from safetensors.torch import load_file

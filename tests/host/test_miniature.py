@@ -66,6 +66,18 @@ def test_the_vision_tower_computes_what_the_host_computes(host):
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
+def test_a_backbone_that_trains_further_begins_as_the_one_that_ships(miniature):
+    backbone = importlib.import_module("commands.stages.backbone")
+    shipped = importlib.import_module("commands.stages.shipped")
+    tower = backbone.build(seed=0, patch_dim=4).tower.eval()
+    shipped.copy_into(tower, {"": shipped.vision()}, prefixed=False)
+    images = torch.rand(2, 128, 128, 3)
+    with torch.no_grad():
+        found = tower((images * 255).round().movedim(-1, 1) / 127.5 - 1)
+    expected = miniature.clip_vision.encode_image(images)["last_hidden_state"]
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
 def test_loading_registers_nothing(host):
     before = (
         list(comfy.supported_models.models),
