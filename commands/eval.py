@@ -219,13 +219,9 @@ MODES = {
 
 def command(words: list[str]) -> str:
     """What was asked for, without the places that change no figure."""
-    places = {"--json", "--out", "--keep"}
-    kept = [
-        word
-        for before, word in zip(["", *words], words, strict=False)
-        if not {before, word} & places
-    ]
-    return shlex.join(["dev.py", "eval", *kept])
+    from evaluate.printing import without
+
+    return shlex.join(["dev.py", "eval", *without({"--json", "--out", "--keep"}, words)])
 
 
 def main() -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 
@@ -12,6 +12,15 @@ def keep(report: dict, path: Path | None) -> None:
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+def without(options: Collection[str], words: Sequence[str]) -> list[str]:
+    """The words of a command without these options and the one value that each of them has."""
+    return [
+        word
+        for before, word in zip(["", *words], words, strict=False)
+        if before not in options and word not in options
+    ]
 
 
 def percent(value: float | None) -> str:

@@ -11,6 +11,7 @@ from . import shipped
 from .base import patch_code, pixels, take_shipped_code
 from .common import STATE, core, device, log
 from .data import held_out
+from .reading import likeliest
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,16 +45,6 @@ def references(images, records):
     return images[rows], attributes.labels([records[row] for row in rows])
 
 
-@torch.no_grad()
-def guesses(model, images) -> dict[str, torch.Tensor]:
-    """The class that the lesson reads off the tower's tokens, by head: int64 (n,)."""
-    parts = [
-        model.logits(model.tower(pixels(images[at : at + 256]).to(device())))
-        for at in range(0, len(images), 256)
-    ]
-    return {n: torch.cat([part[n].argmax(-1).cpu() for part in parts]) for n in model.names}
-
-
 def run(arguments: argparse.Namespace) -> None:
     images, records = core("training.miniature.dataset").load(STATE / "data")
     if arguments.from_shipped:
@@ -75,10 +66,11 @@ def run(arguments: argparse.Namespace) -> None:
         return model(x.to(device()), patches.to(device()), lesson)
 
     def report(step: int, averaged) -> None:
-        read = core("evaluation.answers").accuracies
-        line = read(guesses(model, images[:512]), {n: v[:512] for n, v in labels.items()}, 2)
-        log(f"read off training pictures: {line}")
-        log(f"read off pictures of held-out subjects: {read(guesses(model, unseen), truth, 2)}")
+        accuracies = core("evaluation.answers").accuracies
+        known = {name: values[:512] for name, values in labels.items()}
+        for whose, shown, right in (("training", images[:512], known), ("held-out", unseen, truth)):
+            read = likeliest(lambda x: model.logits(model.tower(x)), shown)
+            log(f"read off pictures of {whose} subjects: {accuracies(read, right, 2)}")
 
     core("training.loop").train(
         model,

@@ -11,6 +11,7 @@ from . import shipped
 from .base import pixels
 from .common import MODELS, STATE, core, device, log
 from .data import held_out
+from .reading import likeliest
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,13 +44,7 @@ def summed_loss(logits: dict, labels: dict, missing: int) -> torch.Tensor:
 
 def guesses(ruler, images) -> dict[str, torch.Tensor]:
     """The class that the ruler reads, by head: int64 (n,)."""
-    ruler.eval()
-    with torch.no_grad():
-        batches = (pixels(images[i : i + 128]) for i in range(0, len(images), 128))
-        parts = [ruler(batch.to(device())) for batch in batches]
-    return {
-        name: torch.cat([part[name].argmax(-1).cpu() for part in parts]) for name in ruler.names
-    }
+    return likeliest(ruler.eval(), images)
 
 
 def run(arguments: argparse.Namespace) -> None:

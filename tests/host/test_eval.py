@@ -16,6 +16,7 @@ import torch
 
 from commands.pack import ROOT, module
 
+evaluation: Any = importlib.import_module("eval")
 trained: Any = importlib.import_module("methods.trained")
 SIZE = ["--pictures", "3", "--gallery", "4", "--subjects", "2", "--steps", "2"]
 DOMAIN = ["--domains", "kitten", "--strengths", "0", "1"]
@@ -213,3 +214,8 @@ def test_several_subjects_are_read_each_in_its_part(baseline, tmp_path):
     # The baseline knows kittens only, so that it can be asked for two of them only.
     assert set(report["methods"]["decoupled, masked"]["pairs"]["kinds"]) == {"kitten + kitten"}
     assert "triples" not in report["methods"]["decoupled, masked"]
+
+
+def test_a_report_names_what_was_asked_for_without_places():
+    asked = ["--full", "--json", "a.json", "--domains", "person", "--out", "b", "--seed", "1"]
+    assert evaluation.command(asked) == "dev.py eval --full --domains person --seed 1"

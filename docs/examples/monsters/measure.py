@@ -178,12 +178,8 @@ def run(words: argparse.Namespace) -> dict:
 
 def command() -> list[str]:
     """What was asked for, without the places that change no figure."""
-    places, words = {"--json", "--out", "--keep", "--page"}, sys.argv[1:]
-    return [
-        word
-        for before, word in zip(["", *words], words, strict=False)
-        if not {before, word} & places and not word.endswith(".safetensors")
-    ]
+    words = printing.without({"--json", "--out", "--keep", "--page"}, sys.argv[1:])
+    return [word for word in words if not word.endswith(".safetensors")]
 
 
 def parser() -> argparse.ArgumentParser:
