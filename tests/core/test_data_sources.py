@@ -26,7 +26,7 @@ from nested_attn_core.training.data.pictures import decode, decode_mask
 from nested_attn_core.training.data.shards import list_shards, shard_paths
 from nested_attn_core.training.data.source import open_source
 from nested_attn_core.training.miniature import dataset, identities
-from nested_attn_core.training.miniature.masks import margin_mask, subject_mask
+from nested_attn_core.training.miniature.masks import crown_mask, margin_mask, subject_mask
 from toy_pictures import (
     config,
     disc_mask,
@@ -352,6 +352,18 @@ def test_drawn_pictures_are_those_of_the_shards(tmp_path):
         subject = subject_mask(images[row], records[row], domain)
         assert np.array_equal(np.asarray(item.mask())[::8, ::8] > 0, margin_mask(subject))
     assert len({item.facts().key for item in items}) == len(items)
+
+
+def test_a_robots_head_counts_three_times_as_much_as_the_rest_of_it(tmp_path):
+    dataset.build(tmp_path, dataset.Plan(identities=2, pictures=2, pairs=2), lambda *_: None)
+    images, records = dataset.load(tmp_path)
+    rows = [n for n, r in enumerate(records) if "robot" in [s[0] for s in r["subjects"]]]
+    items = list_drawn(tmp_path, "robot").items
+    assert len(items) == len(rows) > 2
+    for item, row in zip(items, rows, strict=True):
+        subject = subject_mask(images[row], records[row], "robot")
+        expected = np.where(crown_mask(subject), 255, np.where(margin_mask(subject), 85, 0))
+        assert np.array_equal(np.asarray(item.mask())[::8, ::8], expected)
 
 
 def test_drawn_shards_that_are_damaged_or_missing_are_told(tmp_path):
