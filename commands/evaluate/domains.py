@@ -32,7 +32,9 @@ class Plan:
 
 
 QUICK = Plan(
-    Size(pictures=40, gallery=100, subjects=40, prompts=4, seeds=4), (0.5, 1.0, 1.4), node_rows=1
+    Size(pictures=40, gallery=100, subjects=40, prompts=4, seeds=4),
+    (0.5, 1.0, 1.2, 1.4),
+    node_rows=1,
 )
 
 
