@@ -53,8 +53,8 @@ class Cost:
 
     def to_dict(self) -> dict[str, float]:
         return {
-            "seconds": round(self.seconds, 1),
-            "processor seconds": round(self.processor, 1),
+            "seconds": round(self.seconds, 3),
+            "processor seconds": round(self.processor, 3),
             "peak memory, MB": _mb(self.peak),
         }
 
