@@ -30,6 +30,11 @@ class Plan:
     node_rows: int = 2
     seed: int = 0
 
+    @property
+    def headline(self) -> float:
+        """The strength whose figures stand for the domain: the trained one where it is drawn."""
+        return TRAINED if TRAINED in self.strengths else max(self.strengths)
+
 
 QUICK = Plan(
     Size(pictures=40, gallery=100, subjects=40, prompts=4, seeds=4),
@@ -56,7 +61,7 @@ def examine(
     for artist in artists:
         found.answers[artist.name] = {
             strength: figures.Answers(
-                desk.of(exam, artist, strength, varied=strength == TRAINED), base, exam.who
+                desk.of(exam, artist, strength, strength == plan.headline), base, exam.who
             )
             for strength in plan.strengths
         }
@@ -74,12 +79,16 @@ def examine(
 
 
 def _headline(answers: dict[float, figures.Answers], desk: Desk, exam: Exam, plan: Plan) -> dict:
-    """The figures at the trained strength, and the best point that keeps the prompt."""
+    """The figures at the headline's strength, and the best point that keeps the prompt."""
     frontier = core("evaluation.frontier")
-    strength = TRAINED if TRAINED in answers else max(answers)
-    made = figures.domain(answers[strength], desk.real(exam), exam, plan.seed)
+    made = figures.domain(answers[plan.headline], desk.real(exam), exam, plan.seed)
     curve = _curve(answers, plan.seed)
-    return {"strength": strength, **made, "best": frontier.best_within(curve, GOAL), "curve": curve}
+    return {
+        "strength": plan.headline,
+        **made,
+        "best": frontier.best_within(curve, GOAL),
+        "curve": curve,
+    }
 
 
 def _curve(answers: dict[float, figures.Answers], seed: int) -> list[dict]:

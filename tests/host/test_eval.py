@@ -219,3 +219,9 @@ def test_several_subjects_are_read_each_in_its_part(baseline, tmp_path):
 def test_a_report_names_what_was_asked_for_without_places():
     asked = ["--full", "--json", "a.json", "--domains", "person", "--out", "b", "--seed", "1"]
     assert evaluation.command(asked) == "dev.py eval --full --domains person --seed 1"
+
+
+@pytest.mark.parametrize(("strengths", "headline"), [((0.5, 1.0, 1.4), 1.0), ((1.2, 1.4), 1.4)])
+def test_without_the_trained_strength_the_largest_one_stands_for_a_domain(strengths, headline):
+    domains: Any = importlib.import_module("evaluate.domains")
+    assert domains.Plan(strengths=strengths).headline == headline
