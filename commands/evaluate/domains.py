@@ -14,7 +14,7 @@ from .artists import Artist
 from .exam import Exam, Size, prepare
 from .reading import Reader
 from .studios import Painter
-from .units import Desk
+from .units import Desk, Unit
 
 TRAINED = 1.0  # the strength that encoders are trained with
 GOAL = 0.95  # of the base's prompt alignment
@@ -59,26 +59,33 @@ def examine(
     exam = prepare(domain, plan.seed, plan.size, reader, painter.studio.vision)
     found, base = Found(exam), desk.plain(exam)
     for artist in artists:
-        found.answers[artist.name] = {
-            strength: figures.Answers(
-                desk.of(exam, artist, strength, strength == plan.headline), base, exam.who
-            )
-            for strength in plan.strengths
-        }
+        found.answers[artist.name] = answers_of(desk, exam, artist, base, plan)
     shipped_one = artists[0]
     graph = shipped.Graph(painter, domain)
     difference = shipped.node_difference(graph, painter, exam, shipped_one, plan.node_rows)
     if difference > NODE_TOLERANCE:
         log(f"{domain}: the shipped nodes differ from the batches by {difference:.2g}")
     found.figures = {
-        **_headline(found.answers[shipped_one.name], desk, exam, plan),
+        **headline(found.answers[shipped_one.name], desk, exam, plan),
         "prior_change": shipped.prior_change(graph, exam, plan.node_rows),
         "nodes_difference": difference,
     }
     return found
 
 
-def _headline(answers: dict[float, figures.Answers], desk: Desk, exam: Exam, plan: Plan) -> dict:
+def answers_of(
+    desk: Desk, exam: Exam, artist: Artist, base: Unit, plan: Plan
+) -> dict[float, figures.Answers]:
+    """An artist's pictures, read, by strength; those of the headline with several seeds, too."""
+    return {
+        strength: figures.Answers(
+            desk.of(exam, artist, strength, varied=strength == plan.headline), base, exam.who
+        )
+        for strength in plan.strengths
+    }
+
+
+def headline(answers: dict[float, figures.Answers], desk: Desk, exam: Exam, plan: Plan) -> dict:
     """The figures at the headline's strength, and the best point that keeps the prompt."""
     frontier = core("evaluation.frontier")
     made = figures.domain(answers[plan.headline], desk.real(exam), exam, plan.seed)

@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> None:
     unseen, truth = references(*held_out())
     model = build(arguments.seed, 4 * code.basis.shape[1])
     if arguments.from_shipped:  # what reads the tower in the lesson does not ship, and starts anew
-        shipped.copy_into(model.tower, {"": shipped.vision()}, prefixed=False)
+        model.tower.load_state_dict(shipped.vision())
     model.to(device())
     log(f"{sum(p.numel() for p in model.tower.parameters()) / 1e6:.2f} M parameters in the tower")
 

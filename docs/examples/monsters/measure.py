@@ -13,7 +13,7 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from PIL import Image
 import eval as evaluation
 import pack
 import ruler
-from evaluate import domains, figures, pages, portraits, printing, shipped, studios, units
+from evaluate import domains, pages, portraits, printing, shipped, studios, units
 from evaluate.artists import NAME, Artist, open_artist
 from evaluate.exam import Exam, Size
 from evaluate.reading import Reader, stack
@@ -106,20 +106,11 @@ def prepare(class_word: str, seed: int, size: Size, reader: Reader, studio: Any)
 
 def examine(desk: units.Desk, exam: Exam, encoder: Encoder, plan: domains.Plan) -> dict:
     """The figures of dev.py eval for one domain."""
-    frontier, base, artist = core("evaluation.frontier"), desk.plain(exam), encoder.artist
-    answers = {
-        strength: figures.Answers(
-            desk.of(exam, artist, strength, strength == domains.TRAINED), base, exam.who
-        )
-        for strength in sorted({domains.TRAINED, *plan.strengths})
-    }
-    curve = [figures.point([found], strength, plan.seed) for strength, found in answers.items()]
-    graph = encoder.graph(desk.painter)
+    artist, graph = encoder.artist, encoder.graph(desk.painter)
+    plan = replace(plan, strengths=sorted({domains.TRAINED, *plan.strengths}))
+    answers = domains.answers_of(desk, exam, artist, desk.plain(exam), plan)
     return {
-        "strength": domains.TRAINED,
-        **figures.domain(answers[domains.TRAINED], desk.real(exam), exam, plan.seed),
-        "best": frontier.best_within(curve, domains.GOAL),
-        "curve": curve,
+        **domains.headline(answers, desk, exam, plan),
         "prior_change": shipped.prior_change(graph, exam, plan.node_rows),
         "nodes_difference": shipped.node_difference(
             graph, desk.painter, exam, artist, plan.node_rows
