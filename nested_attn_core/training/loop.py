@@ -61,7 +61,11 @@ def train(
     """
     named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(
-        [p for _, p in named], schedule.rate, betas=(0.9, 0.99), weight_decay=schedule.weight_decay
+        [p for _, p in named],
+        schedule.rate,
+        betas=(0.9, 0.99),
+        weight_decay=schedule.weight_decay,
+        fused=True,
     )
     averaged = {name: p.detach().clone() for name, p in named}
     first, seconds, smooth, best = 0, 0.0, math.nan, folder / "state.pt"

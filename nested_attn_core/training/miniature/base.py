@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,15 +35,32 @@ def initialise(unet: nn.Module, seed: int) -> None:
             nn.init.zeros_(bias)
 
 
-class Base(nn.Module):
-    """forward(latents (B, C, h, w), sigma (B,) in 0..1, token rows (B, 77)) -> velocity"""
+def attend_in_fp32(attend: Callable[..., Tensor], *qkv_and_heads: Any, **options: Any) -> Tensor:
+    """The host's attention under autocast, for CPUs: they are quicker at small ones in fp32."""
+    *qkv, heads = qkv_and_heads
+    with torch.autocast("cpu", enabled=False):
+        return attend(*(part.float() for part in qkv), heads, **options)
 
-    def __init__(self, unet: nn.Module, text: nn.Module):
+
+class Base(nn.Module):
+    """forward(latents (B, C, h, w), sigma (B,) in 0..1, token rows (B, 77)) -> velocity, fp32
+
+    precision: torch.float32 or torch.bfloat16, of products and convolutions; weights are fp32."""
+
+    def __init__(self, unet: nn.Module, text: nn.Module, precision: torch.dtype = torch.float32):
         super().__init__()
-        self.unet, self.text = unet, text
+        self.unet, self.text, self.precision = unet, text, precision
 
     def forward(self, latents: Tensor, sigma: Tensor, tokens: Tensor) -> Tensor:
-        return self.unet(latents, sigma * 1000, context=self.text(tokens))
+        device = latents.device.type
+        mixed = self.precision != torch.float32
+        options = {"optimized_attention_override": attend_in_fp32} if device == "cpu" else {}
+        with torch.autocast(device, self.precision, enabled=mixed):
+            context = self.text(tokens)
+            velocity = self.unet(
+                latents, sigma * 1000, context=context, transformer_options=options
+            )
+        return velocity.float()
 
 
 @dataclass(frozen=True)
