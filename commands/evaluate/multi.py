@@ -15,6 +15,7 @@ from methods.sampling import Cast
 from stages.common import core, log
 
 from . import artists
+from .plots import TITLES
 from .reading import Reader, stack
 from .sheets import Row, save, sheet
 from .studios import Painter, in_batches
@@ -325,7 +326,9 @@ def run(
             made["kinds"] = by_kind(known, scores, single, without)
             every.setdefault(who, {})[name] = made
             if set(columns) <= set(rows):
-                shown.append(Row(who, list(pictures[[rows.index(row) for row in columns]])))
+                shown.append(
+                    Row(TITLES.get(who, who), list(pictures[[rows.index(row) for row in columns]]))
+                )
         if out:
             told = references([crowds[row] for row in columns], gallery)
             save(sheet([*told, *shown]), out / f"multi-{name}.jpg")

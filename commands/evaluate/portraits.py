@@ -16,6 +16,7 @@ from stages.common import core
 from . import figures
 from .artists import NAME, Artist
 from .exam import Exam
+from .plots import TITLES
 from .sheets import TILE, Row, save, sheet
 from .studios import Painter
 from .units import STRIP, Desk
@@ -81,7 +82,8 @@ def methods_sheet(
     rows = [Row("reference", list(exam.pictures[exam.who[:STRIP]]))]
     for name, curve in answers.items():
         strength = 1.0 if 1.0 in curve else max(curve)
-        rows.append(Row(f"{name} at {strength:g}", _tiles(curve[strength].unit.strip)))
+        head = f"{TITLES.get(name, name)}, strength {strength:g}"
+        rows.append(Row(head, _tiles(curve[strength].unit.strip)))
     rows.append(Row("base with the class word", _tiles(desk.plain(exam).strip)))
     return sheet(rows)
 

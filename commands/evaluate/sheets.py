@@ -28,14 +28,17 @@ def tile(picture: Tensor, side: int = TILE) -> Image.Image:
 
 
 def sheet(rows: Sequence[Row], heads: Sequence[str] = (), side: int = TILE) -> Image.Image:
-    """One row under the other, `heads` above the columns."""
+    """One row under the other, `heads` above the columns, in two lines where one is too short."""
     columns = max(len(row.pictures) for row in rows)
-    top = LINE + GAP if heads else 0
+    above = [wrapped(head, side // 6) for head in heads]
+    top = max(map(len, above)) * (LINE - 3) + GAP if above else 0
     pitch = LINE + side + GAP
     made = Image.new("RGB", (columns * (side + GAP) + GAP, top + pitch * len(rows) + GAP), "white")
     pen = ImageDraw.Draw(made)
-    for column, head in enumerate(heads):
-        pen.text((GAP + column * (side + GAP), GAP), head, "#555555", font(12))
+    for column, lines in enumerate(above):
+        for line, text in enumerate(lines):
+            place = GAP + column * (side + GAP), GAP + line * (LINE - 3)
+            pen.text(place, text, "#555555", font(11))
     for number, row in enumerate(rows):
         y = top + number * pitch
         pen.text((GAP, y + 3), row.text, "black", font(12))

@@ -16,6 +16,9 @@ import pack
 
 from .common import core, device, log, threads
 
+# What docs/miniature.md compares: every method trained for a part of the shipped encoders' steps.
+COMPARISON = ["--steps", "400", "--batch", "16"]
+
 Stage = list[str]
 Lane = list[Stage]
 
@@ -32,8 +35,9 @@ def phases(domains: tuple[str, ...], compared: tuple[str, ...]) -> list[list[Lan
         [[["data"]]],
         [[["base"]], [["autoencoder"], ["backbone"], ["ruler"], ["references"]]],
         [[["export"]]],
-        [[[str(settings / f"{domain}.toml")]] for domain in domains],
-        [[["compare", "--domain", domain]] for domain in compared],
+        # The longest first.
+        [[[str(settings / f"{domain}.toml")]] for domain in reversed(domains)],
+        [[["compare", "--domain", domain, *COMPARISON]] for domain in compared],
     ]
 
 

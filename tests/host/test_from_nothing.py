@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ miniature_stage: Any = importlib.import_module("stages.miniature")
 shipped: Any = importlib.import_module("stages.shipped")
 train: Any = importlib.import_module("commands.train")
 
+CONFIGS = ROOT / "configs" / "miniature"
 DOMAINS = core("training.miniature.identities").DOMAINS
 
 
@@ -76,7 +78,7 @@ def test_every_stage_of_the_whole_exists_and_comes_once():
     settings = [name for name in names if name.endswith(".toml")]
     assert set(names) - set(settings) == set(train.STAGES) - {"miniature"}
     # The three domains' and no other: the pictures of monsters are drawn by their own example.
-    assert settings == [str(ROOT / "configs" / "miniature" / f"{d}.toml") for d in DOMAINS]
+    assert {Path(name) for name in settings} == {CONFIGS / f"{d}.toml" for d in DOMAINS}
     config_file = core("training.config_file")
     for path in settings:
         config = config_file.load_config(path, [])
