@@ -14,13 +14,13 @@ from .common import STATE, core, device, host, log
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--rate", type=float, default=1.5e-3)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--crop", type=int, default=8, help="latent side of a training crop")
     parser.add_argument("--batch", type=int, default=16, help="crops a step")
     parser.add_argument(
-        "--whole-from", type=int, default=1900, help="step of the first whole picture"
+        "--whole-from", type=int, default=5000, help="step of the first whole picture"
     )
     shipped.add_argument(parser)
 
