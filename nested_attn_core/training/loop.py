@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from .checkpoints import load_state, save_state
+from .course import Course
 from .optimisers import rate_share
 
 
@@ -57,7 +58,8 @@ def train(
     weights by name.
 
     loss_of(step, generator) gives the scalar loss of one batch. State is kept in folder/state.pt.
-    Raises FloatingPointError, with the last good state kept, when the loss stops being finite.
+    Raises FloatingPointError, with the last good state kept, when the loss stops being finite or
+    goes back towards where it began.
     """
     named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(
@@ -68,7 +70,7 @@ def train(
         fused=True,
     )
     averaged = {name: p.detach().clone() for name, p in named}
-    first, seconds, smooth, best = 0, 0.0, math.nan, folder / "state.pt"
+    first, seconds, course, best = 0, 0.0, Course(), folder / "state.pt"
     state = load_state(best)
     if state is not None:
         with torch.no_grad():
@@ -78,7 +80,9 @@ def train(
                 buffer.copy_(state["buffers"][name])
         optimiser.load_state_dict(state["optimiser"])
         averaged = {name: state["averaged"][name].to(p.device) for name, p in named}
-        first, seconds, smooth = state["step"], state["seconds"], state["loss"]
+        first, seconds = state["step"], state["seconds"]
+        # Where a state has no course, it begins here.
+        course = Course(**state.get("course", {}))
         log(f"resumed at step {first} after {seconds:.0f} s")
 
     def keep(step: int) -> None:
@@ -89,7 +93,8 @@ def train(
             "optimiser": optimiser.state_dict(),
             "step": step,
             "seconds": seconds,
-            "loss": smooth,
+            "loss": course.smooth,
+            "course": asdict(course),
         }
         save_state(best, content)
         if on_save:
@@ -110,18 +115,24 @@ def train(
                 f"The loss at step {step} is {value}; the last save is kept in {folder}: lower the "
                 "rate and run the same command again."
             )
+        course.add(value)
+        if course.lost:
+            raise FloatingPointError(
+                f"The loss had fallen from {course.first:.3g} to {course.lowest:.3g} and is back "
+                f"at {course.smooth:.3g} at step {step}; the last save before that is kept in "
+                f"{folder}: lower the rate and run the same command again."
+            )
         optimiser.step()
         average_into(averaged, named, min(schedule.average, (step + 1) / (step + 20)))
-        smooth = value if math.isnan(smooth) else 0.98 * smooth + 0.02 * value
         now = time.monotonic()
         seconds = before + now - started
         if (step + 1) % 50 == 0:
             left = (schedule.steps - step - 1) * (now - started) / (step + 1 - first)
             log(
-                f"step {step + 1}/{schedule.steps} loss {smooth:.4f}, "
+                f"step {step + 1}/{schedule.steps} loss {course.smooth:.4f}, "
                 f"{seconds:.0f} s, {left:.0f} s left"
             )
-        if now - saved > schedule.save_seconds:
+        if now - saved > schedule.save_seconds and not course.doubtful:
             keep(step + 1)
             saved = now
     if first < schedule.steps:

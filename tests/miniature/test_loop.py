@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from nested_attn_core.training.checkpoints import load_state, save_state
+from nested_attn_core.training.course import Course
 from nested_attn_core.training.loop import Schedule, train
 
 SCHEDULE = Schedule(steps=20, rate=1e-2, warmup=3, seed=7, save_seconds=0.0)
@@ -81,6 +82,43 @@ def test_a_loss_that_is_not_finite_keeps_the_last_state(tmp_path):
     state = load_state(tmp_path / "state.pt")
     assert state is not None and state["step"] == 5
     assert all(torch.isfinite(p).all() for p in state["parameters"].values())
+
+
+def test_a_loss_that_goes_back_to_where_it_began_keeps_the_state_before(tmp_path):
+    net = model()
+    inner = loss_of(net)
+
+    def loss(step: int, generator: torch.Generator) -> torch.Tensor:
+        return inner(step, generator) + (10.0 if step >= 120 else 0.0)
+
+    schedule = Schedule(steps=400, rate=3e-2, warmup=5, save_seconds=0.0)
+    with pytest.raises(FloatingPointError, match="is back at .* lower the rate"):
+        train(net, loss, schedule, tmp_path, lambda line: None)
+    state = load_state(tmp_path / "state.pt")
+    # Smoothing hides the first steps of the way back.
+    assert state is not None and 120 <= state["step"] < 135
+
+
+@pytest.mark.parametrize(
+    "losses, doubtful, lost",
+    [
+        ([1.2] + [0.4] * 400 + [1.3] * 200, True, True),
+        ([1.2] + [0.4] * 400 + [1.3] * 20, True, False),
+        ([1.2] + [0.4] * 400, False, False),
+        # Begun with trained weights: there is hardly a way back, and the loss flutters.
+        ([0.15] + [0.145] * 200 + [0.16] * 200, False, False),
+        # A loss that falls to nearly nothing may double.
+        ([1.0] + [1e-4] * 1000 + [1e-3] * 100, False, False),
+        # A stage of another kind of batches, a third harder.
+        ([1.0] + [0.3] * 400 + [0.4] * 400, False, False),
+    ],
+)
+def test_what_counts_as_lost(losses, doubtful, lost):
+    course = Course()
+    for value in losses:
+        course.add(value)
+    assert (course.doubtful, course.lost) == (doubtful, lost)
+    assert course.lowest <= course.smooth
 
 
 def test_a_kill_while_saving_leaves_the_old_state(tmp_path):
