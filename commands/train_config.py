@@ -122,9 +122,7 @@ def latents_of(config: Any) -> Any:
     if code is None:
         return None
     sizes = core("training.miniature.config")
-    patches = core("training.miniature.latents").PatchCode(
-        code["mean"], code["basis"], code["scale"], sizes.PATCH
-    )
-    parts = [code["mean"], code["basis"], code["scale"]]
+    patches = core("training.miniature.latents").PatchCode.of(code, sizes.PATCH)
+    parts = list(patches.state().values())
     fingerprint = core("fingerprint").content_fingerprint(["patch code", *parts])
     return fingerprint, lambda images: patches.encode(images.movedim(-1, 1) * 2 - 1)

@@ -117,7 +117,8 @@ def run(
         there = artists(domain)
         found[domain] = examine(painter, desk, reader, domain, there, plan)
         if out:
-            portraits.write(out, painter, desk, found[domain].exam, there, found[domain].answers)
+            shown = found[domain]
+            portraits.write(out, painter, desk, shown.exam, there, shown.answers, plan.headline)
     made = report(found, plan)
     how = asdict(painter.how)
     return {

@@ -49,11 +49,12 @@ def write(
     exam: Exam,
     artists: Sequence[Artist],
     answers: Mapping[str, Mapping[float, figures.Answers]],
+    strength: float,
 ) -> None:
     """Both sheets of a domain, the second one where there is more than one method."""
     save(subjects_sheet(painter, exam, artists[0]), out / f"{exam.domain}.jpg")
     if len(artists) > 1:
-        save(methods_sheet(desk, exam, answers), out / f"{exam.domain}-methods.jpg")
+        save(methods_sheet(desk, exam, answers, strength), out / f"{exam.domain}-methods.jpg")
 
 
 def subjects_sheet(painter: Painter, exam: Exam, artist: Artist) -> Image.Image:
@@ -75,13 +76,15 @@ def subjects_sheet(painter: Painter, exam: Exam, artist: Artist) -> Image.Image:
 
 
 def methods_sheet(
-    desk: Desk, exam: Exam, answers: Mapping[str, Mapping[float, figures.Answers]]
+    desk: Desk,
+    exam: Exam,
+    answers: Mapping[str, Mapping[float, figures.Answers]],
+    strength: float,
 ) -> Image.Image:
-    """Columns are pictures of the exam: the reference, every method at its trained strength, and
-    the base with the same seed."""
+    """Columns are pictures of the exam: the reference, every method at that strength, and the base
+    with the same seed."""
     rows = [Row("reference", list(exam.pictures[exam.who[:STRIP]]))]
     for name, curve in answers.items():
-        strength = 1.0 if 1.0 in curve else max(curve)
         head = f"{TITLES.get(name, name)}, strength {strength:g}"
         rows.append(Row(head, _tiles(curve[strength].unit.strip)))
     rows.append(Row("base with the class word", _tiles(desk.plain(exam).strip)))

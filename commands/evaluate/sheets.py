@@ -36,9 +36,7 @@ def sheet(rows: Sequence[Row], heads: Sequence[str] = (), side: int = TILE) -> I
     made = Image.new("RGB", (columns * (side + GAP) + GAP, top + pitch * len(rows) + GAP), "white")
     pen = ImageDraw.Draw(made)
     for column, lines in enumerate(above):
-        for line, text in enumerate(lines):
-            place = GAP + column * (side + GAP), GAP + line * (LINE - 3)
-            pen.text(place, text, "#555555", font(11))
+        write(pen, GAP + column * (side + GAP), GAP, lines, "#555555")
     for number, row in enumerate(rows):
         y = top + number * pitch
         pen.text((GAP, y + 3), row.text, "black", font(12))
@@ -56,11 +54,16 @@ def grid(cells: Sequence[Row], columns: int, side: int = TILE) -> Image.Image:
     pen = ImageDraw.Draw(made)
     for number, cell in enumerate(cells):
         x, y = GAP + number % columns * width, number // columns * pitch
-        for line, text in enumerate(wrapped(cell.text, width // 6)):
-            pen.text((x, y + 3 + line * (LINE - 3)), text, "black", font(11))
+        write(pen, x, y + 3, wrapped(cell.text, width // 6), "black")
         for column, picture in enumerate(cell.pictures):
             made.paste(tile(picture, side), (x + column * (side + 2), y + 2 * LINE))
     return made
+
+
+def write(pen: ImageDraw.ImageDraw, x: int, y: int, lines: Sequence[str], colour: str) -> None:
+    """Small lines of text, one under the other."""
+    for line, text in enumerate(lines):
+        pen.text((x, y + line * (LINE - 3)), text, colour, font(11))
 
 
 def wrapped(text: str, letters: int) -> list[str]:

@@ -41,7 +41,7 @@ def patch_code(images):
     known = known_code()
     if known is None:
         return latents.PatchCode.fit(pixels(images[::8]), config.LATENT_CHANNELS, config.PATCH)
-    return latents.PatchCode(known["mean"], known["basis"], known["scale"], config.PATCH)
+    return latents.PatchCode.of(known, config.PATCH)
 
 
 def known_code() -> dict[str, torch.Tensor] | None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pack
 
+from . import compare
 from .common import core, device, log, threads
 
 # What docs/miniature.md compares: every method trained for a part of the shipped encoders' steps.
@@ -37,7 +38,7 @@ def phases(domains: tuple[str, ...], compared: tuple[str, ...]) -> list[list[Lan
         [[["export"]]],
         # The longest first.
         [[[str(settings / f"{domain}.toml")]] for domain in reversed(domains)],
-        [[["compare", "--domain", domain, *COMPARISON]] for domain in compared],
+        [[["compare", *COMPARISON, "--domain", domain]] for domain in compared],
     ]
 
 
@@ -57,10 +58,8 @@ def run_lane(lane: Lane, share: int) -> str | None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from .compare import DOMAINS as COMPARED
-
     at_once = 2 if device().type == "cpu" and threads() > 1 else 1
-    for lanes in phases(core("training.miniature.identities").DOMAINS, COMPARED):
+    for lanes in phases(core("training.miniature.identities").DOMAINS, compare.DOMAINS):
         side_by_side = min(at_once, len(lanes))
         shares = [threads() // side_by_side] * len(lanes)
         with ThreadPoolExecutor(side_by_side) as workers:

@@ -252,6 +252,13 @@ def no_gradients() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def gradients(no_gradients: None) -> Iterator[None]:
+    """A training is no node: gradients are on."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
 @pytest.fixture(scope="session")
 def worlds(host: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], World]:
     """The world of a family, built once."""

@@ -18,10 +18,7 @@ compare: Any = importlib.import_module("stages.compare")
 trained: Any = importlib.import_module("methods.trained")
 
 
-@pytest.fixture(autouse=True)
-def gradients() -> Any:
-    with torch.inference_mode(False), torch.enable_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("gradients")
 
 
 @pytest.fixture(scope="module")

@@ -12,12 +12,7 @@ import torch
 from .conftest import TinySD15, randomise
 from .test_training import denoiser_of, frozen_models, gradients_of, random_batch
 
-
-@pytest.fixture(autouse=True)
-def gradients(no_gradients):
-    """A training is no node: gradients are on."""
-    with torch.inference_mode(False), torch.enable_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("gradients")
 
 
 class Smallest(TinySD15):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,22 +22,13 @@ CONFIGS = ROOT / "configs" / "miniature"
 DOMAINS = core("training.miniature.identities").DOMAINS
 
 
-@pytest.fixture
-def gradients() -> Iterator[None]:
-    """Tests here run as the host's executor does, in inference mode; training does not."""
-    with torch.inference_mode(False), torch.enable_grad():
-        yield
-
-
 def drawn_batches(vocabulary: Any) -> Any:
     """Eight pictures, as the base is trained on them."""
     scenes, identities = core("training.miniature.scenes"), core("training.miniature.identities")
     who = [identities.identities(domain, held_out=False)[n] for n in range(3) for domain in DOMAINS]
     pictures = [scenes.render((each,), f"step {row}") for row, each in enumerate(who[:8])]
-    code = shipped.code()
-    latents = core("training.miniature.latents").PatchCode(
-        code["mean"], code["basis"], code["scale"], core("training.miniature.config").PATCH
-    )
+    patch = core("training.miniature.config").PATCH
+    latents = core("training.miniature.latents").PatchCode.of(shipped.code(), patch)
     rows = vocabulary.encode([picture.caption for picture in pictures], tokenizer())
     return core("training.miniature.base").Batches(
         latents.encode(base_stage.pixels(np.stack([np.asarray(p.image) for p in pictures]))),
@@ -84,6 +74,8 @@ def test_every_stage_of_the_whole_exists_and_comes_once():
         config = config_file.load_config(path, [])
         assert config.data.source == "miniature"
     assert len({tuple(stage) for stage in stages}) == len(stages)
+    for lanes in phases:  # what runs at the same time is told apart by its last word
+        assert len({lane[0][-1] for lane in lanes}) == len(lanes)
     for earlier, later in (("data", "base"), ("base", "export"), ("backbone", "export")):
         order = [{stage[0] for lane in lanes for stage in lane} for lanes in phases]
         at = [

@@ -17,13 +17,6 @@ from stages.common import core
 MODELS = ROOT / "models"
 
 
-@pytest.fixture
-def gradients() -> Any:
-    """Tests here run as the host's executor does, in inference mode; training does not."""
-    with torch.inference_mode(False), torch.enable_grad():
-        yield
-
-
 @pytest.fixture(scope="module")
 def host() -> Any:
     return module("nodes.host.miniature")

@@ -21,12 +21,7 @@ from .test_training import (
     training_step,
 )
 
-
-@pytest.fixture(autouse=True)
-def gradients(no_gradients):
-    """A training is no node: gradients are on."""
-    with torch.inference_mode(False), torch.enable_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("gradients")
 
 
 def own_of(world):

@@ -63,11 +63,7 @@ licence = "CC-BY-4.0"
 """
 
 
-@pytest.fixture(autouse=True)
-def gradients(no_gradients):
-    """A training is no node: gradients are on."""
-    with torch.inference_mode(False), torch.enable_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("gradients")
 
 
 @pytest.fixture

@@ -11,11 +11,7 @@ from . import conftest
 CAPTIONS = ("a photo of <subject> on a beach", "<subject>, smiling", "a drawing of a <subject>")
 
 
-@pytest.fixture(autouse=True)
-def gradients(no_gradients):
-    """Training is no node: gradients are on."""
-    with torch.inference_mode(False), torch.enable_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("gradients")
 
 
 def core(name: str):

@@ -35,11 +35,12 @@ def initialise(unet: nn.Module, seed: int) -> None:
             nn.init.zeros_(bias)
 
 
-def attend_in_fp32(attend: Callable[..., Tensor], *qkv_and_heads: Any, **options: Any) -> Tensor:
+def attend_in_fp32(
+    attend: Callable[..., Tensor], query: Tensor, key: Tensor, value: Tensor, *rest: Any, **options
+) -> Tensor:
     """The host's attention under autocast, for CPUs: they are quicker at small ones in fp32."""
-    *qkv, heads = qkv_and_heads
     with torch.autocast("cpu", enabled=False):
-        return attend(*(part.float() for part in qkv), heads, **options)
+        return attend(query.float(), key.float(), value.float(), *rest, **options)
 
 
 class Base(nn.Module):
@@ -54,12 +55,10 @@ class Base(nn.Module):
     def forward(self, latents: Tensor, sigma: Tensor, tokens: Tensor) -> Tensor:
         device = latents.device.type
         mixed = self.precision != torch.float32
-        options = {"optimized_attention_override": attend_in_fp32} if device == "cpu" else {}
+        own = {"optimized_attention_override": attend_in_fp32} if mixed and device == "cpu" else {}
         with torch.autocast(device, self.precision, enabled=mixed):
             context = self.text(tokens)
-            velocity = self.unet(
-                latents, sigma * 1000, context=context, transformer_options=options
-            )
+            velocity = self.unet(latents, sigma * 1000, context=context, transformer_options=own)
         return velocity.float()
 
 

@@ -6,6 +6,7 @@ autoencoder that ships learns to turn it back into a picture (better than the li
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -36,6 +37,11 @@ class PatchCode:
         # A component that never varies must not be divided by zero.
         scale = (deviation.clamp_min(1e-3 * deviation[0]) * deviation[0]).sqrt() * 0.9
         return cls(mean, vectors.flip(1)[:, :channels].float().contiguous(), scale.float(), patch)
+
+    @classmethod
+    def of(cls, state: Mapping[str, Tensor], patch: int) -> PatchCode:
+        """The code whose `state` was kept, alone or among other things."""
+        return cls(state["mean"], state["basis"], state["scale"], patch)
 
     def encode(self, images: Tensor) -> Tensor:
         """(n, 3, H, W) in -1..1 -> (n, channels, H/p, W/p)"""
