@@ -228,10 +228,25 @@ class Editor:
     def search(self, words: str) -> Any:
         """Types into the search that a double click on the canvas opens; the list of what it
         found."""
-        self.page.mouse.dblclick(1100, 700)
         box = self.page.locator(".comfy-vue-node-search-container")
-        box.locator("input").fill(words)
+        field = box.locator("input")
+        for _ in range(12):
+            # Where the page is slow, its canvas takes the two clicks for single ones.
+            self.page.mouse.dblclick(1100, 700)
+            if self._comes(field):
+                break
+        field.fill(words)
         return box.get_by_role("option")
+
+    def _comes(self, shown: Any, within: float = 10_000) -> bool:
+        """Whether a thing of the page is there to be seen before `within` milliseconds are over."""
+        from playwright.sync_api import TimeoutError as TooLate
+
+        try:
+            shown.wait_for(timeout=within)
+        except TooLate:
+            return False
+        return True
 
     # Widgets
 
