@@ -61,6 +61,11 @@ def parser() -> argparse.ArgumentParser:
     )
     modes.add_argument("--plots", type=Path, metavar="F", help="plots of a report F, into --out")
     modes.add_argument(
+        "--page",
+        action="store_true",
+        help="all of docs/miniature.md measured anew, and into it; goes on where it was stopped",
+    )
+    modes.add_argument(
         "--docs", type=Path, nargs="+", metavar="F", help="write reports into docs/miniature.md"
     )
     size = made.add_argument_group("other sizes than those of --quick or --full")
@@ -68,7 +73,11 @@ def parser() -> argparse.ArgumentParser:
     size.add_argument("--gallery", type=int, help="held-out subjects to be told apart")
     size.add_argument("--subjects", type=int, help="how many of them are drawn")
     size.add_argument("--strengths", type=float, nargs="+")
-    size.add_argument("--methods", nargs="+", help="with --full: these, and nested attention")
+    size.add_argument(
+        "--methods",
+        nargs="+",
+        help="with --full: these, and nested attention; or shipped, what ships alone",
+    )
     made.add_argument("--keep", type=Path, help="folder of what is done already (.local/eval)")
     made.add_argument("--trained", type=Path, help="folder of trained methods (.local/train)")
     base = made.add_argument_group("with --base")
@@ -234,6 +243,10 @@ def main() -> int:
         from evaluate import pages
 
         return pages.main(arguments.docs)
+    if arguments.page:
+        from evaluate import whole_page
+
+        return whole_page.run(arguments.trained)
     from evaluate import printing
 
     start()

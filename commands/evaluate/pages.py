@@ -46,15 +46,11 @@ def filled(text: str, name: str, lines: Iterable[str]) -> str:
 def blocks(report: Report) -> dict[str, list[str]]:
     """Block name -> lines, for a report of any mode."""
     made: dict[str, Callable[[Report], dict[str, list[str]]]] = {
-        "base": lambda found: {"base": base(found)},
+        "base": base_blocks,
         "quick": lambda found: {"domains": domains(found)},
         "multi": lambda found: {"multi": multi(found)},
         "inpaint": lambda found: {"inpaint": inpaint(found)},
-        "full": lambda found: {
-            "full domains": domains(found),
-            "methods": methods(found),
-            "frontier": frontier(found),
-        },
+        "full": full_blocks,
         "attention": lambda found: {"attention": attention(found)},
     }
     return made[report["mode"]](report)
@@ -66,6 +62,72 @@ def made_by(report: Report) -> str:
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     return ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows)]
+
+
+def base_blocks(report: Report) -> dict[str, list[str]]:
+    made = {"base": base(report)}
+    if any(name.startswith("told ") for name in report["groups"]):
+        made["told"] = told(report)
+    return made
+
+
+def full_blocks(report: Report) -> dict[str, list[str]]:
+    """By what was compared: the shipped encoders alone, numbers of nested tokens, or methods."""
+    names = set(report["methods"])
+    if names == {"nested"}:
+        return {"two hundred": domains(report)}
+    if not names - {"nested", "nested, shipped", "nested_1", "nested_4", "nested_64"}:
+        return {"tokens": tokens(report)}
+    return {
+        "full domains": domains(report),
+        "methods": methods(report),
+        "frontier": frontier(report),
+    }
+
+
+def tokens(report: Report) -> list[str]:
+    """Nested attention by its number of nested tokens, in each domain."""
+    counts = {"1": "nested_1", "4": "nested_4", "16": "nested", "64": "nested_64"}
+    every = report["methods_by_domain"]
+    rows = [
+        [domain, count, *map(_point, every[name][domain])]
+        for domain in report["methods_domains"]
+        for count, name in counts.items()
+        if name in every
+    ]
+    strengths = [f"strength {point['strength']:g}" for point in report["methods"]["nested"]]
+    return [made_by(report), "", *table(["domain", "nested tokens", *strengths], rows)]
+
+
+def _point(point: Report) -> str:
+    return (
+        f"{span(point['identity'], point['identity_ci'])}, {percent(point['retrieval_at_1'])}, "
+        f"{percent(point['prompt_relative'])}"
+    )
+
+
+def told(report: Report) -> list[str]:
+    """What the base draws of an identity that the caption names, attribute by attribute."""
+    rows = []
+    for name, found in report["groups"].items():
+        if not name.startswith("told "):
+            continue
+        rows += [[head, "", *_accuracies(row)] for head, row in found["identity"].items()]
+        bound = found["embedding"]
+        of = [bound[source] for source in ("real", "coded", "base")]
+        domain = name.removeprefix("told ")
+        rows.append(
+            [f"**{domain}**, identity", str(bound["pictures"])]
+            + [f"{each['identity']:.2f}" for each in of]
+            + [""]
+        )
+        rows.append(
+            [f"**{domain}**, retrieval among {bound['gallery']}", str(bound["pictures"])]
+            + [percent(each["retrieval_at_1"]) for each in of]
+            + [""]
+        )
+    head = ["told in words", "pictures", "real", "through the autoencoder", "base", "base / real"]
+    return [made_by(report), "", *table(head, rows)]
 
 
 def base(report: Report) -> list[str]:

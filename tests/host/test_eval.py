@@ -138,7 +138,10 @@ def test_the_shipped_page_has_a_place_for_every_report():
     text = pages.PAGE.read_text(encoding="utf-8")
     for name in (
         "base",
+        "told",
         "domains",
+        "two hundred",
+        "tokens",
         "full domains",
         "methods",
         "frontier",
@@ -147,6 +150,52 @@ def test_the_shipped_page_has_a_place_for_every_report():
         "inpaint",
     ):
         assert pages.filled(text, name, ["new"]) != text
+
+
+def test_the_whole_page_is_measured_with_commands_that_exist(tmp_path):
+    whole: Any = importlib.import_module("evaluate.whole_page")
+    every = whole.MEASUREMENTS | whole.PARTS
+    run = [name for phase in whole.PHASES for lane in phase for name in lane]
+    assert sorted(run) == sorted(every)
+    for options in every.values():
+        evaluation.parser().parse_args(options)
+    page = (ROOT / "docs" / "miniature.md").read_text(encoding="utf-8")
+    for files in whole.SHEETS.values():
+        for file in files:
+            assert (ROOT / "docs" / "miniature" / file).is_file()
+            assert f"miniature/{file}" in page
+    (tmp_path / "multi.json").touch()
+    jobs = whole.jobs(("multi", "inpaint"), tmp_path, [])
+    assert [job.label for job in jobs] == ["inpaint"]  # the other one is there already
+    assert jobs[0].arguments[:2] == ["--inpaint", "--quick"]
+
+
+def test_a_page_is_of_the_weights_that_it_measured(baseline, tmp_path):
+    whole: Any = importlib.import_module("evaluate.whole_page")
+    assert whole.print_of_weights(baseline) != whole.print_of_weights(tmp_path)
+
+
+def test_numbers_of_tokens_stand_one_under_the_other():
+    pages: Any = importlib.import_module("evaluate.pages")
+    point = {"strength": 1.0, "identity": 0.5, "identity_ci": [0.4, 0.6]}
+    point |= {"retrieval_at_1": 0.25, "prompt_relative": 0.99}
+    curves = {name: [point] for name in ("nested, shipped", "nested", "nested_4")}
+    report = {
+        "mode": "full",
+        "command": "dev.py eval --full",
+        "seed": 0,
+        "seconds": 1.0,
+        "methods": curves,
+        "methods_domains": ["kitten"],
+        "methods_by_domain": {name: {"kitten": curve} for name, curve in curves.items()},
+    }
+    (lines,) = pages.blocks(report).values()
+    assert lines[2:] == [
+        "| domain | nested tokens | strength 1 |",
+        "| --- | --- | --- |",
+        "| kitten | 4 | 0.50 (0.40 to 0.60), 25 %, 99 % |",
+        "| kitten | 16 | 0.50 (0.40 to 0.60), 25 %, 99 % |",
+    ]
 
 
 def test_the_base_is_judged_beside_the_rulers_own_reading(tmp_path):
@@ -165,6 +214,12 @@ def test_the_base_is_judged_beside_the_rulers_own_reading(tmp_path):
         "robot.top",
     }
     assert (tmp_path / "base-pairs.jpg").stat().st_size > 3_000
+    pages: Any = importlib.import_module("evaluate.pages")
+    told = pages.blocks(report)["told"]
+    assert {row.split(" | ")[0].strip("| ") for row in told} >= {
+        "robot.top",
+        "**kitten**, identity",
+    }
 
 
 def test_a_subject_is_put_into_the_hole_and_the_photo_stays(tmp_path):

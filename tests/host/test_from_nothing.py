@@ -14,6 +14,7 @@ from commands.pack import ROOT
 from stages.common import core, tokenizer
 
 base_stage: Any = importlib.import_module("stages.base")
+lanes: Any = importlib.import_module("stages.lanes")
 miniature_stage: Any = importlib.import_module("stages.miniature")
 shipped: Any = importlib.import_module("stages.shipped")
 train: Any = importlib.import_module("commands.train")
@@ -85,8 +86,8 @@ def test_every_stage_of_the_whole_exists_and_comes_once():
 
 
 def test_a_stage_that_fails_is_named_and_ends_its_lane(capfd):
-    failed = miniature_stage.run_lane([["compare", "--domain", "unicorn"], ["references"]], 1)
-    assert failed == "compare --domain unicorn"
+    lane = miniature_stage.jobs([["compare", "--domain", "unicorn"], ["references"]])
+    assert str(lanes.run_lane(lane, 1)) == "compare --domain unicorn"
     written = capfd.readouterr()
     assert "references" not in written.out
     assert "invalid choice: 'unicorn'" in written.err
