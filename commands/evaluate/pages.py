@@ -75,7 +75,7 @@ def full_blocks(report: Report) -> dict[str, list[str]]:
     """By what was compared: the shipped encoders alone, numbers of nested tokens, or methods."""
     names = set(report["methods"])
     if names == {"nested"}:
-        return {"two hundred": domains(report)}
+        return {"two hundred": strengths(report)}
     if not names - {"nested", "nested, shipped", "nested_1", "nested_4", "nested_64"}:
         return {"tokens": tokens(report)}
     return {
@@ -83,6 +83,23 @@ def full_blocks(report: Report) -> dict[str, list[str]]:
         "methods": methods(report),
         "frontier": frontier(report),
     }
+
+
+def strengths(report: Report) -> list[str]:
+    """The shipped encoders at every strength, with the real pictures' figures in brackets."""
+    rows = [
+        [
+            domain,
+            f"{point['strength']:g}",
+            f"{span(point['identity'], point['identity_ci'])} [{found['identity_real']:.2f}]",
+            f"{percent(point['retrieval_at_1'])} [{percent(found['retrieval_at_1_real'])}]",
+            span(point["prompt_relative"], point["prompt_relative_ci"], 100) + " %",
+        ]
+        for domain, found in report["domains"].items()
+        for point in found["curve"]
+    ]
+    head = ["domain", "strength", "identity", "retrieval among 100", "prompt, relative"]
+    return [made_by(report), "", *table(head, rows)]
 
 
 def tokens(report: Report) -> list[str]:
@@ -95,8 +112,8 @@ def tokens(report: Report) -> list[str]:
         for count, name in counts.items()
         if name in every
     ]
-    strengths = [f"strength {point['strength']:g}" for point in report["methods"]["nested"]]
-    return [made_by(report), "", *table(["domain", "nested tokens", *strengths], rows)]
+    columns = [f"strength {point['strength']:g}" for point in report["methods"]["nested"]]
+    return [made_by(report), "", *table(["domain", "nested tokens", *columns], rows)]
 
 
 def _point(point: Report) -> str:
@@ -212,11 +229,11 @@ def methods(report: Report) -> list[str]:
 
 
 def frontier(report: Report) -> list[str]:
-    def strengths(found: Sequence[float]) -> str:
+    def listed(found: Sequence[float]) -> str:
         return ", ".join(f"{strength:g}" for strength in found) or "none"
 
     rows = [
-        [TITLES.get(name, name), strengths(s["beyond_nested"]), strengths(s["nested_beyond"])]
+        [TITLES.get(name, name), listed(s["beyond_nested"]), listed(s["nested_beyond"])]
         for name, s in report["frontier"].items()
     ]
     head = ["baseline", "its strengths beyond nested attention's curve", "and the reverse"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from .memory import LoadedEncoder, in_patcher
 from .text import bind_clip
 from .vision import image_features
 
-_HEAD = 14
+_LETTER, _LINE = 6, 13  # pixels of the heads' font
 
 
 @dataclass(frozen=True)
@@ -116,12 +117,15 @@ def _picture(pixels: Tensor) -> Image.Image:
 
 
 def _grid(rows: Sequence[Sequence[Image.Image]], heads: Sequence[str], size: int) -> Image.Image:
-    sheet = Image.new("RGB", (size * len(heads), _HEAD + size * len(rows)), "white")
-    for column, head in enumerate(heads):
-        room = Image.new("RGB", (size, _HEAD), "white")
-        ImageDraw.Draw(room).text((2, 1), head, fill="black")
+    """Columns under their prompts, which are broken where a column is too narrow for them."""
+    broken = [textwrap.fill(head, max(8, size // _LETTER)) for head in heads]
+    top = 4 + _LINE * max(head.count("\n") + 1 for head in broken)
+    sheet = Image.new("RGB", (size * len(heads), top + size * len(rows)), "white")
+    for column, head in enumerate(broken):
+        room = Image.new("RGB", (size, top), "white")
+        ImageDraw.Draw(room).multiline_text((2, 1), head, fill="black", spacing=2)
         sheet.paste(room, (column * size, 0))
     for row, images in enumerate(rows):
         for column, image in enumerate(images):
-            sheet.paste(image.resize((size, size)), (column * size, _HEAD + row * size))
+            sheet.paste(image.resize((size, size)), (column * size, top + row * size))
     return sheet
