@@ -175,26 +175,39 @@ def test_a_page_is_of_the_weights_that_it_measured(baseline, tmp_path):
     assert whole.print_of_weights(baseline) != whole.print_of_weights(tmp_path)
 
 
+POINT = {
+    "strength": 1.0,
+    "identity": 0.5,
+    "identity_ci": [0.4, 0.6],
+    "retrieval_at_1": 0.25,
+    "prompt_relative": 0.99,
+    "prompt_relative_ci": [0.9, 1.0],
+}
+HEAD = {"mode": "full", "command": "dev.py eval --full", "seed": 0, "seconds": 1.0}
+
+
 def test_numbers_of_tokens_stand_one_under_the_other():
     pages: Any = importlib.import_module("evaluate.pages")
-    point = {"strength": 1.0, "identity": 0.5, "identity_ci": [0.4, 0.6]}
-    point |= {"retrieval_at_1": 0.25, "prompt_relative": 0.99}
-    curves = {name: [point] for name in ("nested, shipped", "nested", "nested_4")}
-    report = {
-        "mode": "full",
-        "command": "dev.py eval --full",
-        "seed": 0,
-        "seconds": 1.0,
-        "methods": curves,
-        "methods_domains": ["kitten"],
-        "methods_by_domain": {name: {"kitten": curve} for name, curve in curves.items()},
-    }
-    (lines,) = pages.blocks(report).values()
-    assert lines[2:] == [
+    curves = {name: [POINT] for name in ("nested, shipped", "nested", "nested_4")}
+    by_domain = {name: {"kitten": curve} for name, curve in curves.items()}
+    report = {**HEAD, "methods": curves, "methods_domains": ["kitten"]}
+    made = pages.blocks({**report, "methods_by_domain": by_domain})
+    assert list(made) == ["tokens"]
+    assert made["tokens"][2:] == [
         "| domain | nested tokens | strength 1 |",
         "| --- | --- | --- |",
         "| kitten | 4 | 0.50 (0.40 to 0.60), 25 %, 99 % |",
         "| kitten | 16 | 0.50 (0.40 to 0.60), 25 %, 99 % |",
+    ]
+
+
+def test_the_shipped_encoders_alone_stand_with_every_strength():
+    pages: Any = importlib.import_module("evaluate.pages")
+    found = {"curve": [POINT], "identity_real": 0.98, "retrieval_at_1_real": 0.9}
+    made = pages.blocks({**HEAD, "methods": {"nested": [POINT]}, "domains": {"robot": found}})
+    assert list(made) == ["two hundred"]
+    assert made["two hundred"][4:] == [
+        "| robot | 1 | 0.50 (0.40 to 0.60) [0.98] | 25 % [90 %] | 99 (90 to 100) % |"
     ]
 
 
