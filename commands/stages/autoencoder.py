@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from . import shipped
-from .base import encode_all, patch_code, pixels
+from .base import encode_all, patch_code, pixels, take_shipped_code
 from .common import STATE, core, device, host, log
 
 
@@ -47,6 +47,8 @@ def crops(images, latents, size: int, batch: int, generator: torch.Generator):
 def run(arguments: argparse.Namespace) -> None:
     loop = core("training.loop")
     images, _ = core("training.miniature.dataset").load(STATE / "data")
+    if arguments.from_shipped:
+        take_shipped_code()
     code = patch_code(images)
     latents = encode_all(code, images)
     model = build(arguments.seed)
