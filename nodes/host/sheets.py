@@ -26,7 +26,7 @@ from .memory import LoadedEncoder, in_patcher
 from .text import bind_clip
 from .vision import image_features
 
-_LETTER, _LINE = 6, 13  # pixels of the heads' font
+_LETTER, _LINE = 6, 12  # pixels of the heads' font
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def _picture(pixels: Tensor) -> Image.Image:
 def _grid(rows: Sequence[Sequence[Image.Image]], heads: Sequence[str], size: int) -> Image.Image:
     """Columns under their prompts, which are broken where a column is too narrow for them."""
     broken = [textwrap.fill(head, max(8, size // _LETTER)) for head in heads]
-    top = 4 + _LINE * max(head.count("\n") + 1 for head in broken)
+    top = 2 + _LINE * max(head.count("\n") + 1 for head in broken)
     sheet = Image.new("RGB", (size * len(heads), top + size * len(rows)), "white")
     for column, head in enumerate(broken):
         room = Image.new("RGB", (size, top), "white")

@@ -195,3 +195,15 @@ def test_the_command_checks_and_explains(place):
     done = command(place, str(place / "settings.toml"), "--check")
     assert done.returncode == 1
     assert "3 of 4 pictures can be trained on" in done.stdout and "Traceback" not in done.stderr
+
+
+def test_a_long_prompt_stands_above_its_own_column_only():
+    grid = pack("nodes.host.sheets")._grid
+    rows = [[Image.new("RGB", (64, 64), "red")] * 2]
+    short, long = (grid(rows, ["reference", head], 128) for head in ("a <subject>", "word " * 12))
+    assert short.size == (256, 128 + 14)
+    assert long.height > short.height
+    # The left column's head is a short one: below its line all is white.
+    left = long.crop((0, 14, 128, long.height - 128))
+    assert left.getextrema() == ((255, 255),) * 3
+    assert long.crop((128, 14, 256, long.height - 128)).getextrema() != ((255, 255),) * 3
