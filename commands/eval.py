@@ -162,7 +162,7 @@ def judge_methods(arguments: argparse.Namespace) -> dict:
     )
     names = arguments.domains or artists.domains()
     chosen = artists.shipped_only
-    if arguments.full:
+    if arguments.full and arguments.methods != ["shipped"]:
         chosen = functools.partial(artists.compared, arguments.methods, arguments.trained)
     report = domains.run(painter, desk, reader, chosen, names, plan_of(arguments), arguments.out)
     printing.show(report)

@@ -82,10 +82,8 @@ def shipped_only(domain: str) -> list[Artist]:
 
 def compared(chosen: Sequence[str] | None, folder: Path | None, domain: str) -> list[Artist]:
     """The shipped encoder, and the methods that were trained alike, of the `chosen` names only
-    where given (`shipped`: none). Nested attention among these is the one that baselines are held
-    against; the shipped encoder, which may have been trained for longer, then has another name."""
-    if chosen == ["shipped"]:
-        return shipped_only(domain)
+    where given. Nested attention among these is the one that baselines are held against; the
+    shipped encoder, which may have been trained for longer, then has another name."""
     folder, print_of = folder or trained.FOLDER, core("fingerprint").file_fingerprint
     found = [
         Artist(name, domain, made.method, print_of(trained.path_of(domain, name, folder)))

@@ -18,6 +18,8 @@ from .plots import TITLES
 from .printing import percent, span
 
 PAGE = pack.ROOT / "docs" / "miniature.md"
+# Nested attention by its number of nested tokens.
+TOKENS = {"1": "nested_1", "4": "nested_4", "16": "nested", "64": "nested_64"}
 Report = Mapping[str, Any]
 
 
@@ -76,7 +78,7 @@ def full_blocks(report: Report) -> dict[str, list[str]]:
     names = set(report["methods"])
     if names == {"nested"}:
         return {"two hundred": strengths(report)}
-    if not names - {"nested", "nested, shipped", "nested_1", "nested_4", "nested_64"}:
+    if names <= {"nested, shipped", *TOKENS.values()}:
         return {"tokens": tokens(report)}
     return {
         "full domains": domains(report),
@@ -104,12 +106,11 @@ def strengths(report: Report) -> list[str]:
 
 def tokens(report: Report) -> list[str]:
     """Nested attention by its number of nested tokens, in each domain."""
-    counts = {"1": "nested_1", "4": "nested_4", "16": "nested", "64": "nested_64"}
     every = report["methods_by_domain"]
     rows = [
         [domain, count, *map(_point, every[name][domain])]
         for domain in report["methods_domains"]
-        for count, name in counts.items()
+        for count, name in TOKENS.items()
         if name in every
     ]
     columns = [f"strength {point['strength']:g}" for point in report["methods"]["nested"]]
@@ -129,7 +130,10 @@ def told(report: Report) -> list[str]:
     for name, found in report["groups"].items():
         if not name.startswith("told "):
             continue
-        rows += [[head, "", *_accuracies(row)] for head, row in found["identity"].items()]
+        rows += [
+            [head, str(row["questions"]), *_accuracies(row)]
+            for head, row in found["identity"].items()
+        ]
         bound = found["embedding"]
         of = [bound[source] for source in ("real", "coded", "base")]
         domain = name.removeprefix("told ")

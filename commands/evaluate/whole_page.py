@@ -13,40 +13,42 @@ from pathlib import Path
 
 import pack
 from methods import trained
-from stages import lanes
+from stages import compare, lanes
 from stages.common import MODELS, core, log
 
 from . import pages, plots
 
 FOLDER = pack.ROOT / ".local" / "eval" / "page"
-COMPARED = ("person", "kitten")
+EVERY = core("training.miniature.identities").DOMAINS
+COMPARED = compare.DOMAINS
 THREE = ["--pictures", "67", "--strengths", "0.5", "1", "1.4"]
 PEERS = ["single_token", "appended_tokens", "decoupled", "nested_no_norm", "nested_key_too"]
-TOKENS = ["nested_1", "nested_4", "nested_64"]
+TOKENS = list(pages.TOKENS.values())
 
 
 def full(domains: Sequence[str], methods: Sequence[str], sizes: Sequence[str] = THREE) -> list[str]:
     return ["--full", "--domains", *domains, *sizes, "--methods", *methods]
 
 
-# Options of each measurement by the name of its report.
+# Options of each measurement by the name of its report, in the order in which they are written into
+# the page: "told" also has plain captions, but fewer than "base".
 MEASUREMENTS = {
-    "base": ["--base", "--plain-only"],
     "told": ["--base", "--count", "40"],
+    "base": ["--base", "--plain-only"],
     "quick": [],
     "two_hundred": full(
-        ("person", "kitten", "robot"),
+        EVERY,
         ["shipped"],
         ["--pictures", "200", "--strengths", "1", "1.2", "1.4"],
     ),
     "methods": full(COMPARED, ["nested", *PEERS]),
-    "tokens": full(COMPARED, ["nested", *TOKENS]),
+    "tokens": full(COMPARED, TOKENS),
     "multi": ["--multi", "--pictures", "60"],
     "inpaint": ["--inpaint", "--quick"],
     "attention": ["--attention"],
 }
 # Parts of "methods" and "tokens", which read again what these have drawn.
-PARTS = {f"all-{domain}": full((domain,), ["nested", *PEERS, *TOKENS]) for domain in COMPARED}
+PARTS = {f"all-{domain}": full((domain,), [*PEERS, *TOKENS]) for domain in COMPARED}
 PHASES = (
     (
         ("all-person", "multi", "inpaint", "attention"),
@@ -54,17 +56,14 @@ PHASES = (
     ),
     (("methods",), ("tokens",)),
 )
-ON_THE_PAGE = [name for name in MEASUREMENTS if name != "told"]
 # The sheets of docs/miniature by the measurement that draws them.
 SHEETS = {
-    "quick": [f"{domain}.jpg" for domain in ("person", "kitten", "robot")],
+    "quick": [f"{domain}.jpg" for domain in EVERY],
     "methods": [f"{domain}-methods.jpg" for domain in COMPARED],
     "multi": ["multi-pairs.jpg"],
     "inpaint": ["inpaint.jpg"],
     "attention": [
-        f"attention-{domain}{which}.jpg"
-        for domain in ("person", "kitten", "robot")
-        for which in ("", "-tokens")
+        f"attention-{domain}{which}.jpg" for domain in EVERY for which in ("", "-tokens")
     ],
 }
 
@@ -78,7 +77,7 @@ def run(methods: Path | None = None) -> int:
         if failed:
             log(f"Stopped at: {' and '.join(failed)}. Run the same command again to go on.")
             return 1
-    pages.main([folder / f"{name}.json" for name in ON_THE_PAGE])
+    pages.main([folder / f"{name}.json" for name in MEASUREMENTS])
     sheets = pages.PAGE.with_suffix("")
     for name, files in SHEETS.items():
         for file in files:

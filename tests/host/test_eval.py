@@ -157,6 +157,9 @@ def test_the_whole_page_is_measured_with_commands_that_exist(tmp_path):
     every = whole.MEASUREMENTS | whole.PARTS
     run = [name for phase in whole.PHASES for lane in phase for name in lane]
     assert sorted(run) == sorted(every)
+    written = list(whole.MEASUREMENTS)
+    # What is told has plain captions, too, and fewer: the base's own come after it.
+    assert written.index("told") < written.index("base")
     for options in every.values():
         evaluation.parser().parse_args(options)
     page = (ROOT / "docs" / "miniature.md").read_text(encoding="utf-8")
