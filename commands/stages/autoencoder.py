@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from . import shipped
+from . import precision, shipped
 from .base import encode_all, patch_code, pixels, take_shipped_code
 from .common import STATE, core, device, host, log
 
@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--whole-from", type=int, default=5000, help="step of the first whole picture"
     )
+    precision.add_argument(parser)
     shipped.add_argument(parser)
 
 
@@ -29,6 +30,7 @@ def build(seed: int):
     config, base = core("training.miniature.config"), core("training.miniature.base")
     model = host("comfy.ldm.models.autoencoder").AutoencoderKL(**config.VAE)
     base.initialise(model, seed)
+    precision.norms_in_fp32(model)
     return model.to(memory_format=torch.channels_last)
 
 
@@ -55,7 +57,8 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.from_shipped:
         shipped.copy_into(model, shipped.parts("vae"), prefixed=False)
     model.to(device())
-    log(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters")
+    products = precision.chosen(arguments)
+    log(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {products}")
     mean_channels = latents.shape[1]
 
     def loss(step: int, generator: torch.Generator) -> torch.Tensor:
@@ -67,12 +70,15 @@ def run(arguments: argparse.Namespace) -> None:
         # The UNet's latents are never exact: the decoder learns to forgive a little noise.
         noisy = z + 0.06 * torch.randn(z.shape, generator=generator)
         x, z, noisy = (part.to(device()) for part in (x, z, noisy))
-        decoded = model.decode(noisy.contiguous(memory_format=torch.channels_last))
+        with precision.mixed(products):
+            decoded = model.decode(noisy.contiguous(memory_format=torch.channels_last)).float()
         edges = sum((decoded.diff(dim=d) - x.diff(dim=d)).abs().mean() for d in (2, 3))
         reconstruction = (decoded - x).abs().mean() + 0.5 * edges
         if step % 4:  # the encoder's task is far easier than the decoder's
             return reconstruction
-        moments = model.quant_conv(model.encoder(x.contiguous(memory_format=torch.channels_last)))
+        with precision.mixed(products):
+            encoded = model.encoder(x.contiguous(memory_format=torch.channels_last))
+            moments = model.quant_conv(encoded).float()
         mean, spread = moments[:, :mean_channels], moments[:, mean_channels:]
         return reconstruction + F.mse_loss(mean, z) + 1e-4 * (spread + 20).square().mean()
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import time
 from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import torch
 
-from . import shipped
+from . import precision, shipped
 from .common import STATE, core, device, host, log, threads, tokenizer
 
 CODE = STATE / "base" / "code.pt"
@@ -18,16 +17,13 @@ FACE_WEIGHT = 4.0
 CROWN_WEIGHT = 3.0
 SCENE_WEIGHT = 1 / 6
 OFTEN = {"person": 1.5, "robot": 2.5}
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, default=8000)
     parser.add_argument("--rate", type=float, default=1.2e-3)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--precision", choices=PRECISIONS, help="of products; without it bf16 where that is fast"
-    )
+    precision.add_argument(parser)
     shipped.add_argument(parser)
 
 
@@ -110,31 +106,7 @@ def shares(records) -> torch.Tensor:
     return torch.tensor([OFTEN.get(name, 1.0) for name in names])
 
 
-def fast_precision() -> str:
-    """bf16 where the device is quicker in it; else fp32, since to imitate it is slow."""
-    if device().type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    # What a CPU says of itself is not enough: of two with avx512_bf16, one takes half of the time
-    # that fp32 takes, the other one twice as long.
-    return min(PRECISIONS, key=lambda name: convolution_seconds(PRECISIONS[name]))
-
-
-def convolution_seconds(precision: torch.dtype, tries: int = 5) -> float:
-    """The shortest of `tries` on the CPU, at the size of the UNet's inner layers."""
-    width = 2 * core("training.miniature.config").UNET["model_channels"]
-    picture = torch.zeros(16, width, 16, 16, dtype=precision)
-    picture = picture.contiguous(memory_format=torch.channels_last)
-    kernel = torch.zeros(width, width, 3, 3, dtype=precision)
-    kernel = kernel.contiguous(memory_format=torch.channels_last)
-    seconds = []
-    for _ in range(tries + 1):  # the first one also prepares
-        started = time.perf_counter()
-        torch.nn.functional.conv2d(picture, kernel, padding=1)
-        seconds.append(time.perf_counter() - started)
-    return min(seconds[1:])
-
-
-def build(vocabulary_size: int, seed: int, precision: str = "fp32"):
+def build(vocabulary_size: int, seed: int, products: str = "fp32"):
     """A fresh base: the host's UNet and the text tower, initialised."""
     config, base = core("training.miniature.config"), core("training.miniature.base")
     towers = core("training.miniature.clip_layout")
@@ -143,8 +115,10 @@ def build(vocabulary_size: int, seed: int, precision: str = "fp32"):
         **config.UNET, dtype=torch.float32, operations=operations
     )
     base.initialise(unet, seed)
+    precision.norms_in_fp32(unet)
     text = towers.TextTower(config.TEXT, vocabulary_size)
-    return base.Base(unet, text, PRECISIONS[precision]).to(memory_format=torch.channels_last)
+    model = base.Base(unet, text, precision.PRECISIONS[products])
+    return model.to(memory_format=torch.channels_last)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -175,12 +149,12 @@ def run(arguments: argparse.Namespace) -> None:
     told = core("training.miniature.scenes").told
     named = vocabulary.encode([told(record) for record in records], tokenizer())
     empty = vocabulary.encode([""], tokenizer())[0]
-    precision = arguments.precision or fast_precision()
-    model = build(len(vocabulary), arguments.seed, precision)
+    products = precision.chosen(arguments)
+    model = build(len(vocabulary), arguments.seed, products)
     if arguments.from_shipped:
         shipped.copy_into(model, shipped.parts("unet", "text"))
     model.to(device())
-    log(f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters, {precision}")
+    log(f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters, {products}")
     batches = base.Batches(latents, tokens, named, empty, weights, often)
     loop.train(
         model,

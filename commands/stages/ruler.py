@@ -7,7 +7,7 @@ import argparse
 import torch
 from torch.nn import functional as F
 
-from . import shipped
+from . import precision, shipped
 from .base import pixels
 from .common import MODELS, STATE, core, device, log
 from .data import held_out
@@ -19,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=2)
     parser.add_argument("--batch", type=int, default=48)
+    precision.add_argument(parser)
     shipped.add_argument(parser)
 
 
@@ -56,12 +57,14 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.from_shipped:
         ruler.load_state_dict(shipped.ruler())
     ruler.to(device())
-    log(f"{sum(p.numel() for p in ruler.parameters()) / 1e6:.2f} M parameters")
+    products = precision.chosen(arguments)
+    log(f"{sum(p.numel() for p in ruler.parameters()) / 1e6:.2f} M parameters, {products}")
 
     def loss(step: int, generator: torch.Generator) -> torch.Tensor:
         index = torch.randint(0, len(images), (arguments.batch,), generator=generator)
         x = jitter(pixels(images[index.numpy()]), generator).to(device())
-        logits = ruler(x.contiguous(memory_format=torch.channels_last))
+        with precision.mixed(products):
+            logits = ruler(x.contiguous(memory_format=torch.channels_last))
         chosen = {name: values[index].to(device()) for name, values in labels.items()}
         return summed_loss(logits, chosen, attributes.MISSING)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from stages.common import core, tokenizer
 
 base_stage: Any = importlib.import_module("stages.base")
 lanes: Any = importlib.import_module("stages.lanes")
+precision: Any = importlib.import_module("stages.precision")
 miniature_stage: Any = importlib.import_module("stages.miniature")
 shipped: Any = importlib.import_module("stages.shipped")
 train: Any = importlib.import_module("commands.train")
@@ -60,6 +62,44 @@ def test_a_step_in_bf16_goes_where_one_in_fp32_goes(gradients):
     # Another batch's gradient is nearly at right angles to this one's (cosine 0.13).
     assert torch.cosine_similarity(exact, low, 0) > 0.97
     assert float(exact.norm() / low.norm()) == pytest.approx(1, abs=0.05)
+
+
+def test_attention_in_training_is_that_of_the_host():
+    attention: Any = importlib.import_module("comfy.ldm.modules.attention")
+    generator = torch.Generator().manual_seed(2)
+    query = torch.randn(2, 24, 96, generator=generator)
+    key, value = torch.randn(2, 2, 7, 96, generator=generator)
+    hosts = attention.attention_basic(query, key, value, 3)
+    ours = core("training.miniature.base").attend_in_fp32(
+        attention.attention_basic, query.bfloat16(), key.bfloat16(), value.bfloat16(), heads=3
+    )
+    assert ours.dtype == torch.float32
+    torch.testing.assert_close(ours, hosts, atol=0.05, rtol=0)  # what bf16 takes off the inputs
+
+
+@pytest.mark.parametrize("products", ["fp32", "bf16"])
+def test_the_autoencoders_norms_compute_in_fp32(products):
+    model = importlib.import_module("stages.autoencoder").build(0)
+    met = []
+    for norm in (part for part in model.modules() if isinstance(part, torch.nn.GroupNorm)):
+        norm.register_forward_hook(lambda _, given, out: met.append((given[0].dtype, out.dtype)))
+    with precision.mixed(products):
+        picture = model.decode(torch.zeros(1, 16, 2, 2))
+    assert set(met) == {(torch.float32, torch.float32)}
+    assert picture.dtype == precision.PRECISIONS[products]
+
+
+@pytest.mark.parametrize(("bf16", "quicker"), [(0.5, "bf16"), (2.0, "fp32")])
+def test_products_are_in_what_is_quicker_here_unless_asked_otherwise(monkeypatch, bf16, quicker):
+    seconds = {torch.float32: 1.0, torch.bfloat16: bf16}
+    monkeypatch.setattr(precision, "device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(precision, "convolution_seconds", seconds.get)
+    precision.fast.cache_clear()
+    parser = argparse.ArgumentParser()
+    precision.add_argument(parser)
+    assert precision.chosen(parser.parse_args([])) == quicker
+    assert precision.chosen(parser.parse_args(["--precision", "fp32"])) == "fp32"
+    precision.fast.cache_clear()
 
 
 def test_every_stage_of_the_whole_exists_and_comes_once():
