@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pack
 
-from . import compare, lanes
+from . import compare, lanes, precision
 from .common import core
 
 # What docs/miniature.md compares: every method trained for a part of the shipped encoders' steps.
@@ -23,26 +23,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = __doc__
 
 
-def phases(domains: tuple[str, ...], compared: tuple[str, ...]) -> list[list[Lane]]:
+def phases(domains: tuple[str, ...], compared: tuple[str, ...], products: str) -> list[list[Lane]]:
     """Phases come one after another, and so do the stages of a lane; the lanes of a phase need
-    nothing of each other."""
+    nothing of each other. `products`: the precision of encoders' trainings; other stages find
+    theirs themselves."""
     settings = pack.ROOT / "configs" / "miniature"
+    fast = ["--set", f"run.precision={products}"]
     return [
         [[["data"]]],
         [[["base"]], [["autoencoder"], ["backbone"], ["ruler"], ["references"]]],
         [[["export"]]],
         # The longest first.
-        [[[str(settings / f"{domain}.toml")]] for domain in reversed(domains)],
-        [[["compare", *COMPARISON, "--domain", domain]] for domain in compared],
+        [[[str(settings / f"{domain}.toml"), *fast]] for domain in reversed(domains)],
+        [[["compare", *COMPARISON, "--domain", domain, *fast]] for domain in compared],
     ]
 
 
 def jobs(lane: Lane) -> list[lanes.Job]:
-    return [lanes.Job(Path(stage[-1]).stem, "train.py", stage) for stage in lane]
+    return [lanes.Job(label(stage), "train.py", stage) for stage in lane]
+
+
+def label(stage: Stage) -> str:
+    """What tells it apart from those that run at the same time."""
+    of_domain = "--domain" in stage
+    return stage[stage.index("--domain") + 1] if of_domain else Path(stage[0]).stem
 
 
 def run(arguments: argparse.Namespace) -> None:
-    for phase in phases(core("training.miniature.identities").DOMAINS, compare.DOMAINS):
+    domains = core("training.miniature.identities").DOMAINS
+    for phase in phases(domains, compare.DOMAINS, precision.fast()):
         failed = lanes.run_all([jobs(lane) for lane in phase])
         if failed:
             names = " and ".join(failed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,17 @@ from .patch import PLAN, NestedPatch, NestedPlan
 from .sites import discover_sites
 
 
+def _in_fp32(attend: Callable[..., Tensor], *inputs: Any, **options: Any) -> Tensor:
+    """Attention of the first three inputs, query, key and value, in fp32, and back in their dtype,
+    where they are halves on a CPU, which takes several times as long for gradients in those."""
+    dtype = inputs[0].dtype
+    if inputs[0].device.type != "cpu" or dtype not in (torch.bfloat16, torch.float16):
+        return attend(*inputs, **options)
+    with torch.autocast("cpu", enabled=False):
+        wide = [each.float() for each in inputs[:3]]
+        return attend(*wide, *inputs[3:], **options).to(dtype)
+
+
 class PatchedDenoiser:
     """Calls a diffusion model through the patch objects that Apply Nested Attention installs."""
 
@@ -24,7 +36,13 @@ class PatchedDenoiser:
     ):
         self.diffusion_model = diffusion_model.requires_grad_(False)
         self.sites = discover_sites(diffusion_model)
-        self._patches = {site.key: NestedPatch(site.name, attend=attend) for site in self.sites}
+        self._attend = attend
+        self._patches = {
+            site.key: NestedPatch(site.name, attend=self._nested) for site in self.sites
+        }
+
+    def _nested(self, base: Tensor, *inputs: Any) -> Tensor:
+        return _in_fp32(functools.partial(self._attend, base), *inputs)
 
     def __call__(
         self,
@@ -39,6 +57,7 @@ class PatchedDenoiser:
         options: dict[str, Any] = {
             "patches_replace": {"attn2": dict(self._patches)},
             PLAN: NestedPlan(len(scaled), items),
+            "optimized_attention_override": _in_fp32,
         }
         scaled = scaled.contiguous(memory_format=torch.channels_last)
         return self.diffusion_model(

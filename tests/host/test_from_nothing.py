@@ -103,20 +103,22 @@ def test_products_are_in_what_is_quicker_here_unless_asked_otherwise(monkeypatch
 
 
 def test_every_stage_of_the_whole_exists_and_comes_once():
-    phases = miniature_stage.phases(DOMAINS, ("person", "kitten"))
+    phases = miniature_stage.phases(DOMAINS, ("person", "kitten"), "bf16")
     stages = [stage for lanes in phases for lane in lanes for stage in lane]
     names = [stage[0] for stage in stages]
     settings = [name for name in names if name.endswith(".toml")]
+    changes = {stage[0]: stage for stage in stages}
     assert set(names) - set(settings) == set(train.STAGES) - {"miniature"}
     # The three domains' and no other: the pictures of monsters are drawn by their own example.
     assert {Path(name) for name in settings} == {CONFIGS / f"{d}.toml" for d in DOMAINS}
     config_file = core("training.config_file")
     for path in settings:
-        config = config_file.load_config(path, [])
+        config = config_file.load_config(path, changes[path][2:])
+        assert config.run.precision == "bf16"
         assert config.data.source == "miniature"
     assert len({tuple(stage) for stage in stages}) == len(stages)
-    for lanes in phases:  # what runs at the same time is told apart by its last word
-        assert len({lane[0][-1] for lane in lanes}) == len(lanes)
+    for lanes in phases:
+        assert len({miniature_stage.label(lane[0]) for lane in lanes}) == len(lanes)
     for earlier, later in (("data", "base"), ("base", "export"), ("backbone", "export")):
         order = [{stage[0] for lane in lanes for stage in lane} for lanes in phases]
         at = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import comfy.model_sampling
 import pytest
 import torch
+from torch.nn import functional
 
 from . import conftest
 
@@ -99,6 +100,18 @@ def test_the_prediction_is_the_hosts(world):
         )
     ours = denoiser.schedule.calculate_denoised(sigma, output, noised)
     assert torch.allclose(ours, host, rtol=1e-4, atol=1e-4 * float(host.abs().max()))
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_on_a_cpu_attention_on_halves_is_done_in_fp32(autocast):
+    in_fp32 = conftest.pack("nodes.host.training")._in_fp32
+    generator = torch.Generator().manual_seed(0)
+    halves = [torch.randn(1, 2, 5, 8, generator=generator).bfloat16() for _ in range(3)]
+    query, key, value = (each.double() for each in halves)
+    exact = functional.scaled_dot_product_attention(query, key, value)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        ours = in_fp32(functional.scaled_dot_product_attention, *halves)
+    assert torch.equal(ours, exact.bfloat16())
 
 
 def test_captions_are_read_as_the_nodes_read_prompts(world):
