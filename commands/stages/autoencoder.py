@@ -11,6 +11,10 @@ from torch.nn import functional as F
 from . import precision, shipped
 from .base import encode_all, patch_code, pixels, take_shipped_code
 from .common import STATE, core, device, host, log
+from .data import held_out
+
+# Of the held-out pictures, every so-manyth: of all domains, scenes and styles.
+SHOWN = 10
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,6 +48,18 @@ def crops(images, latents, size: int, batch: int, generator: torch.Generator):
         z.append(latents[i, :, top : top + size, left : left + size])
         x.append(images[i, top * 8 : (top + size) * 8, left * 8 : (left + size) * 8])
     return pixels(np.stack(x)), torch.stack(z)
+
+
+@torch.no_grad()
+def fidelity(model, images) -> float:
+    """Decibels of pictures (n, H, W, 3), uint8, that went through the autoencoder, to themselves;
+    latents are the encoder's means."""
+    errors = []
+    for start in range(0, len(images), 16):
+        x = pixels(images[start : start + 16]).to(device())
+        mean = model.quant_conv(model.encoder(x)).chunk(2, 1)[0]
+        errors.append((model.decode(mean).clamp(-1, 1) - x).square().mean((1, 2, 3)))
+    return float(10 * torch.log10(4 / torch.cat(errors).mean()))
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -82,10 +98,13 @@ def run(arguments: argparse.Namespace) -> None:
         mean, spread = moments[:, :mean_channels], moments[:, mean_channels:]
         return reconstruction + F.mse_loss(mean, z) + 1e-4 * (spread + 20).square().mean()
 
-    loop.train(
+    averaged = loop.train(
         model,
         loss,
         loop.Schedule(steps=arguments.steps, rate=arguments.rate, seed=arguments.seed),
         STATE / "autoencoder",
         log,
     )
+    model.load_state_dict(averaged, strict=False)  # buffers are not averaged
+    shown = held_out()[0][::SHOWN]
+    log(f"{len(shown)} held-out pictures come back with {fidelity(model, shown):.1f} dB")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from commands.pack import ROOT
+from commands.pack import ROOT, module
 from stages.common import core, tokenizer
 
 base_stage: Any = importlib.import_module("stages.base")
@@ -25,16 +25,24 @@ CONFIGS = ROOT / "configs" / "miniature"
 DOMAINS = core("training.miniature.identities").DOMAINS
 
 
-def drawn_batches(vocabulary: Any) -> Any:
-    """Eight pictures, as the base is trained on them."""
+def drawn(count: int) -> list[Any]:
     scenes, identities = core("training.miniature.scenes"), core("training.miniature.identities")
     who = [identities.identities(domain, held_out=False)[n] for n in range(3) for domain in DOMAINS]
-    pictures = [scenes.render((each,), f"step {row}") for row, each in enumerate(who[:8])]
+    return [scenes.render((each,), f"step {row}") for row, each in enumerate(who[:count])]
+
+
+def stacked(pictures: list[Any]) -> np.ndarray:
+    return np.stack([np.asarray(picture.image) for picture in pictures])
+
+
+def drawn_batches(vocabulary: Any) -> Any:
+    """Eight pictures, as the base is trained on them."""
+    pictures = drawn(8)
     patch = core("training.miniature.config").PATCH
     latents = core("training.miniature.latents").PatchCode.of(shipped.code(), patch)
     rows = vocabulary.encode([picture.caption for picture in pictures], tokenizer())
     return core("training.miniature.base").Batches(
-        latents.encode(base_stage.pixels(np.stack([np.asarray(p.image) for p in pictures]))),
+        latents.encode(base_stage.pixels(stacked(pictures))),
         rows,
         rows,
         vocabulary.encode([""], tokenizer())[0],
@@ -87,6 +95,18 @@ def test_the_autoencoders_norms_compute_in_fp32(products):
         picture = model.decode(torch.zeros(1, 16, 2, 2))
     assert set(met) == {(torch.float32, torch.float32)}
     assert picture.dtype == precision.PRECISIONS[products]
+
+
+def test_fidelity_is_that_of_the_hosts_vae():
+    stage: Any = importlib.import_module("stages.autoencoder")
+    model = stage.build(0)
+    shipped.copy_into(model, shipped.parts("vae"), prefixed=False)
+    pictures = stacked(drawn(4))
+    hosts = module("nodes.host.miniature").load_miniature().vae
+    kept = torch.from_numpy(pictures) / 255
+    found = hosts.decode(hosts.encode(kept)).reshape(kept.shape)
+    expected = -10 * float((found - kept).square().mean().log10())
+    assert stage.fidelity(model, pictures) == pytest.approx(expected, abs=0.02)
 
 
 @pytest.mark.parametrize(("bf16", "quicker"), [(0.5, "bf16"), (2.0, "fp32")])
