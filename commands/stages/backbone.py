@@ -7,7 +7,7 @@ import argparse
 import torch
 from torch.nn import functional as F
 
-from . import precision, shipped
+from . import shipped
 from .base import patch_code, pixels, take_shipped_code
 from .common import STATE, core, device, log
 from .data import held_out
@@ -19,7 +19,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=3)
     parser.add_argument("--batch", type=int, default=64)
-    precision.add_argument(parser)
     shipped.add_argument(parser)
 
 
@@ -57,16 +56,14 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.from_shipped:  # what reads the tower in the lesson does not ship, and starts anew
         model.tower.load_state_dict(shipped.vision())
     model.to(device())
-    products, size = precision.chosen(arguments), sum(p.numel() for p in model.tower.parameters())
-    log(f"{size / 1e6:.2f} M parameters in the tower, {products}")
+    log(f"{sum(p.numel() for p in model.tower.parameters()) / 1e6:.2f} M parameters in the tower")
 
     def loss(step: int, generator: torch.Generator) -> torch.Tensor:
         index = torch.randint(0, len(images), (arguments.batch,), generator=generator)
         x = shift(pixels(images[index.numpy()]), generator)
         patches = F.pixel_unshuffle(code.encode(x), 2).flatten(2).transpose(1, 2)
         lesson = {name: values[index].to(device()) for name, values in labels.items()}
-        with precision.mixed(products):
-            return model(x.to(device()), patches.to(device()), lesson)
+        return model(x.to(device()), patches.to(device()), lesson)
 
     def report(step: int, averaged) -> None:
         accuracies = core("evaluation.answers").accuracies
