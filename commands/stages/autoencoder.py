@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from . import precision, shipped
-from .base import encode_all, patch_code, pixels, take_shipped_code
+from .base import decibels, encode_all, patch_code, pixels, take_shipped_code
 from .common import STATE, core, device, host, log
 from .data import held_out
 
@@ -54,12 +54,11 @@ def crops(images, latents, size: int, batch: int, generator: torch.Generator):
 def fidelity(model, images) -> float:
     """Decibels of pictures (n, H, W, 3), uint8, that went through the autoencoder, to themselves;
     latents are the encoder's means."""
-    errors = []
-    for start in range(0, len(images), 16):
-        x = pixels(images[start : start + 16]).to(device())
-        mean = model.quant_conv(model.encoder(x)).chunk(2, 1)[0]
-        errors.append((model.decode(mean).clamp(-1, 1) - x).square().mean((1, 2, 3)))
-    return float(10 * torch.log10(4 / torch.cat(errors).mean()))
+    wanted, found = pixels(images), []
+    for part in wanted.split(16):
+        mean = model.quant_conv(model.encoder(part.to(device()))).chunk(2, 1)[0]
+        found.append(model.decode(mean).clamp(-1, 1).cpu())
+    return decibels(torch.cat(found), wanted)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -77,6 +76,7 @@ def run(arguments: argparse.Namespace) -> None:
     log(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {products}")
     mean_channels = latents.shape[1]
 
+    @precision.mixed(products)
     def loss(step: int, generator: torch.Generator) -> torch.Tensor:
         size, batch = arguments.crop, arguments.batch
         if step >= arguments.whole_from:
@@ -86,15 +86,13 @@ def run(arguments: argparse.Namespace) -> None:
         # The UNet's latents are never exact: the decoder learns to forgive a little noise.
         noisy = z + 0.06 * torch.randn(z.shape, generator=generator)
         x, z, noisy = (part.to(device()) for part in (x, z, noisy))
-        with precision.mixed(products):
-            decoded = model.decode(noisy.contiguous(memory_format=torch.channels_last)).float()
+        decoded = model.decode(noisy.contiguous(memory_format=torch.channels_last)).float()
         edges = sum((decoded.diff(dim=d) - x.diff(dim=d)).abs().mean() for d in (2, 3))
         reconstruction = (decoded - x).abs().mean() + 0.5 * edges
         if step % 4:  # the encoder's task is far easier than the decoder's
             return reconstruction
-        with precision.mixed(products):
-            encoded = model.encoder(x.contiguous(memory_format=torch.channels_last))
-            moments = model.quant_conv(encoded).float()
+        encoded = model.encoder(x.contiguous(memory_format=torch.channels_last))
+        moments = model.quant_conv(encoded).float()
         mean, spread = moments[:, :mean_channels], moments[:, mean_channels:]
         return reconstruction + F.mse_loss(mean, z) + 1e-4 * (spread + 20).square().mean()
 

@@ -32,6 +32,11 @@ def pixels(images) -> torch.Tensor:
     return torch.from_numpy(images).movedim(-1, 1).float() / 127.5 - 1
 
 
+def decibels(found: torch.Tensor, wanted: torch.Tensor) -> float:
+    """Peak signal to noise of pixels in -1..1."""
+    return float(10 * torch.log10(4 / (found - wanted).square().mean()))
+
+
 def patch_code(images):
     """The latent code: fitted once, on every eighth picture, since all weights depend on it."""
     latents, config = core("training.miniature.latents"), core("training.miniature.config")
@@ -106,7 +111,7 @@ def shares(records) -> torch.Tensor:
     return torch.tensor([OFTEN.get(name, 1.0) for name in names])
 
 
-def build(vocabulary_size: int, seed: int, products: str = "fp32"):
+def build(vocabulary_size: int, seed: int):
     """A fresh base: the host's UNet and the text tower, initialised."""
     config, base = core("training.miniature.config"), core("training.miniature.base")
     towers = core("training.miniature.clip_layout")
@@ -117,8 +122,7 @@ def build(vocabulary_size: int, seed: int, products: str = "fp32"):
     base.initialise(unet, seed)
     precision.norms_in_fp32(unet)
     text = towers.TextTower(config.TEXT, vocabulary_size)
-    model = base.Base(unet, text, precision.PRECISIONS[products])
-    return model.to(memory_format=torch.channels_last)
+    return base.Base(unet, text).to(memory_format=torch.channels_last)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -133,10 +137,9 @@ def run(arguments: argparse.Namespace) -> None:
     code = patch_code(images)
     latents = encode_all(code, images)
     sample = pixels(images[:64])
-    error = (code.decode(code.encode(sample)) - sample).square().mean()
     log(
         f"{len(images)} pictures, {len(vocabulary)} words, deviation {latents.std():.2f}, "
-        f"linear code {10 * np.log10(4 / error):.1f} dB"
+        f"linear code {decibels(code.decode(code.encode(sample)), sample):.1f} dB"
     )
     weights, often = error_weights(images, records), shares(records)
     del images
@@ -149,16 +152,21 @@ def run(arguments: argparse.Namespace) -> None:
     told = core("training.miniature.scenes").told
     named = vocabulary.encode([told(record) for record in records], tokenizer())
     empty = vocabulary.encode([""], tokenizer())[0]
-    products = precision.chosen(arguments)
-    model = build(len(vocabulary), arguments.seed, products)
+    model = build(len(vocabulary), arguments.seed)
     if arguments.from_shipped:
         shipped.copy_into(model, shipped.parts("unet", "text"))
     model.to(device())
+    products = precision.chosen(arguments)
     log(f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters, {products}")
     batches = base.Batches(latents, tokens, named, empty, weights, often)
+
+    @precision.mixed(products)
+    def loss(step: int, generator: torch.Generator) -> torch.Tensor:
+        return batches.loss(model, generator)
+
     loop.train(
         model,
-        lambda step, generator: batches.loss(model, generator),
+        loss,
         loop.Schedule(steps=arguments.steps, rate=arguments.rate, seed=arguments.seed, warmup=300),
         folder,
         log,

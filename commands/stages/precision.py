@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import functools
 import time
-from contextlib import AbstractContextManager
 
 import torch
 from torch import nn
@@ -26,8 +24,8 @@ def chosen(arguments: argparse.Namespace) -> str:
     return arguments.precision or fast()
 
 
-def mixed(precision: str) -> AbstractContextManager:
-    """Products and convolutions in it are of that precision."""
+def mixed(precision: str) -> torch.autocast:
+    """A context, or a decorator, in which products and convolutions are of that precision."""
     dtype = PRECISIONS[precision]
     return torch.autocast(device().type, dtype, enabled=dtype != torch.float32)
 
@@ -40,7 +38,6 @@ def norms_in_fp32(model: nn.Module) -> None:
             module.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
 
 
-@functools.cache
 def fast() -> str:
     """bf16 where the device is quicker in it; else fp32, since to imitate it is slow."""
     if device().type == "cuda":

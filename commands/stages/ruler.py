@@ -60,11 +60,11 @@ def run(arguments: argparse.Namespace) -> None:
     products = precision.chosen(arguments)
     log(f"{sum(p.numel() for p in ruler.parameters()) / 1e6:.2f} M parameters, {products}")
 
+    @precision.mixed(products)
     def loss(step: int, generator: torch.Generator) -> torch.Tensor:
         index = torch.randint(0, len(images), (arguments.batch,), generator=generator)
         x = jitter(pixels(images[index.numpy()]), generator).to(device())
-        with precision.mixed(products):
-            logits = ruler(x.contiguous(memory_format=torch.channels_last))
+        logits = ruler(x.contiguous(memory_format=torch.channels_last))
         chosen = {name: values[index].to(device()) for name, values in labels.items()}
         return summed_loss(logits, chosen, attributes.MISSING)
 

@@ -11,19 +11,9 @@ from torch import Tensor, nn
 
 from ...nested_attn_core.attention import nested_attention
 from ...nested_attn_core.errors import NestedAttentionError
+from ...nested_attn_core.training.wide_attention import attend_in_fp32
 from .patch import PLAN, NestedPatch, NestedPlan
 from .sites import discover_sites
-
-
-def _in_fp32(attend: Callable[..., Tensor], *inputs: Any, **options: Any) -> Tensor:
-    """Attention of the first three inputs, query, key and value, in fp32, and back in their dtype,
-    where they are halves on a CPU, which takes several times as long for gradients in those."""
-    dtype = inputs[0].dtype
-    if inputs[0].device.type != "cpu" or dtype not in (torch.bfloat16, torch.float16):
-        return attend(*inputs, **options)
-    with torch.autocast("cpu", enabled=False):
-        wide = [each.float() for each in inputs[:3]]
-        return attend(*wide, *inputs[3:], **options).to(dtype)
 
 
 class PatchedDenoiser:
@@ -36,13 +26,11 @@ class PatchedDenoiser:
     ):
         self.diffusion_model = diffusion_model.requires_grad_(False)
         self.sites = discover_sites(diffusion_model)
-        self._attend = attend
-        self._patches = {
-            site.key: NestedPatch(site.name, attend=self._nested) for site in self.sites
-        }
 
-    def _nested(self, base: Tensor, *inputs: Any) -> Tensor:
-        return _in_fp32(functools.partial(self._attend, base), *inputs)
+        def nested(base: Tensor, *inputs: Any) -> Tensor:
+            return attend_in_fp32(functools.partial(attend, base), *inputs)
+
+        self._patches = {site.key: NestedPatch(site.name, attend=nested) for site in self.sites}
 
     def __call__(
         self,
@@ -57,7 +45,7 @@ class PatchedDenoiser:
         options: dict[str, Any] = {
             "patches_replace": {"attn2": dict(self._patches)},
             PLAN: NestedPlan(len(scaled), items),
-            "optimized_attention_override": _in_fp32,
+            "optimized_attention_override": attend_in_fp32,
         }
         scaled = scaled.contiguous(memory_format=torch.channels_last)
         return self.diffusion_model(

@@ -52,12 +52,13 @@ def drawn_batches(vocabulary: Any) -> Any:
     )
 
 
-def gradients_of_a_step(precision: str) -> torch.Tensor:
+def gradients_of_a_step(products: str) -> torch.Tensor:
     token_ids = shipped.code()["token_ids"].tolist()
     vocabulary = core("training.miniature.vocabulary").Vocabulary(token_ids)
-    model = base_stage.build(len(vocabulary), 0, precision)
+    model = base_stage.build(len(vocabulary), 0)
     shipped.copy_into(model, shipped.parts("unet", "text"))
-    loss = drawn_batches(vocabulary).loss(model, torch.Generator().manual_seed(1))
+    with precision.mixed(products):
+        loss = drawn_batches(vocabulary).loss(model, torch.Generator().manual_seed(1))
     loss.backward()
     found = [p.grad for p in model.parameters() if p.grad is not None]
     assert {grad.dtype for grad in found} == {torch.float32}
@@ -114,12 +115,10 @@ def test_products_are_in_what_is_quicker_here_unless_asked_otherwise(monkeypatch
     seconds = {torch.float32: 1.0, torch.bfloat16: bf16}
     monkeypatch.setattr(precision, "device", lambda: torch.device("cpu"))
     monkeypatch.setattr(precision, "convolution_seconds", seconds.get)
-    precision.fast.cache_clear()
     parser = argparse.ArgumentParser()
     precision.add_argument(parser)
     assert precision.chosen(parser.parse_args([])) == quicker
     assert precision.chosen(parser.parse_args(["--precision", "fp32"])) == "fp32"
-    precision.fast.cache_clear()
 
 
 def test_every_stage_of_the_whole_exists_and_comes_once():

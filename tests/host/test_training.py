@@ -104,7 +104,7 @@ def test_the_prediction_is_the_hosts(world):
 
 @pytest.mark.parametrize("autocast", [False, True])
 def test_on_a_cpu_attention_on_halves_is_done_in_fp32(autocast):
-    in_fp32 = conftest.pack("nodes.host.training")._in_fp32
+    in_fp32 = core("training.wide_attention").attend_in_fp32
     generator = torch.Generator().manual_seed(0)
     halves = [torch.randn(1, 2, 5, 8, generator=generator).bfloat16() for _ in range(3)]
     query, key, value = (each.double() for each in halves)

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .. import wide_attention
+
 UNKNOWN_SHARE, DROP_SHARE = 0.02, 0.1
 # Shapes are decided where there is much noise, so that sigma leans to that side.
 SIGMA_SHIFT = 0.5
@@ -45,31 +47,27 @@ def attend_in_fp32(
     mask: Tensor | None = None,
     **options: Any,
 ) -> Tensor:
-    """Attention of (B, n, heads * d) in fp32, under autocast too: CPUs are quicker at small ones
-    so, and torch's kernel is quicker than what the host takes on a CPU."""
-    with torch.autocast("cpu", enabled=False):
-        q, k, v = (
-            each.float().unflatten(-1, (heads, -1)).transpose(1, 2) for each in (query, key, value)
-        )
-        return F.scaled_dot_product_attention(q, k, v, mask).transpose(1, 2).flatten(2)
+    """Attention of (B, n, heads * d) in fp32, by torch's kernel: on a CPU it is quicker than what
+    the host takes there, and quicker than in halves."""
+    q, k, v = (
+        each.float().unflatten(-1, (heads, -1)).transpose(1, 2) for each in (query, key, value)
+    )
+    out = wide_attention.attend_in_fp32(F.scaled_dot_product_attention, q, k, v, mask)
+    return out.transpose(1, 2).flatten(2)
 
 
 class Base(nn.Module):
-    """forward(latents (B, C, h, w), sigma (B,) in 0..1, token rows (B, 77)) -> velocity, fp32
+    """forward(latents (B, C, h, w), sigma (B,) in 0..1, token rows (B, 77)) -> velocity, fp32"""
 
-    precision: torch.float32 or torch.bfloat16, of products and convolutions; weights are fp32."""
-
-    def __init__(self, unet: nn.Module, text: nn.Module, precision: torch.dtype = torch.float32):
+    def __init__(self, unet: nn.Module, text: nn.Module):
         super().__init__()
-        self.unet, self.text, self.precision = unet, text, precision
+        self.unet, self.text = unet, text
 
     def forward(self, latents: Tensor, sigma: Tensor, tokens: Tensor) -> Tensor:
-        device = latents.device.type
-        mixed = self.precision != torch.float32
-        own = {"optimized_attention_override": attend_in_fp32} if device == "cpu" else {}
-        with torch.autocast(device, self.precision, enabled=mixed):
-            context = self.text(tokens)
-            velocity = self.unet(latents, sigma * 1000, context=context, transformer_options=own)
+        on_cpu = latents.device.type == "cpu"
+        own = {"optimized_attention_override": attend_in_fp32} if on_cpu else {}
+        context = self.text(tokens)
+        velocity = self.unet(latents, sigma * 1000, context=context, transformer_options=own)
         return velocity.float()
 
 

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..wide_attention import attend_in_fp32
+
 
 class Attention(nn.Module):
     def __init__(self, width: int, heads: int):
@@ -24,11 +26,7 @@ class Attention(nn.Module):
             p(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for p in (self.q_proj, self.k_proj, self.v_proj)
         )
-        # Never in bf16: on CPUs its gradients are several times slower in that.
-        precision = torch.promote_types(q.dtype, torch.float32)
-        with torch.autocast(x.device.type, enabled=False):
-            q, k, v = q.to(precision), k.to(precision), v.to(precision)
-            out = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+        out = attend_in_fp32(F.scaled_dot_product_attention, q, k, v, is_causal=causal)
         return self.out_proj(out.transpose(1, 2).flatten(2))
 
 
