@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from . import shipped
-from .base import patch_code, pixels, take_shipped_code
+from .base import patch_code, pixels, take_code
 from .common import STATE, core, device, log
 from .data import held_out
 from .reading import likeliest
@@ -48,13 +48,13 @@ def references(images, records):
 def run(arguments: argparse.Namespace) -> None:
     images, records = core("training.miniature.dataset").load(STATE / "data")
     if arguments.from_shipped:
-        take_shipped_code()
+        take_code(arguments.from_shipped)
     code = patch_code(images)
     images, labels = references(images, records)
     unseen, truth = references(*held_out())
     model = build(arguments.seed, 4 * code.basis.shape[1])
     if arguments.from_shipped:  # what reads the tower in the lesson does not ship, and starts anew
-        model.tower.load_state_dict(shipped.vision())
+        model.tower.load_state_dict(shipped.vision(arguments.from_shipped))
     model.to(device())
     log(f"{sum(p.numel() for p in model.tower.parameters()) / 1e6:.2f} M parameters in the tower")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -51,10 +52,10 @@ def known_code() -> dict[str, torch.Tensor] | None:
     return core("training.checkpoints").load_state(CODE)
 
 
-def take_shipped_code() -> None:
-    """Keeps the code that ships, where none is known here: shipped weights stand on it."""
+def take_code(folder: Path) -> None:
+    """Keeps the code of the weights in `folder`, where none is known here: they stand on it."""
     if known_code() is None:
-        core("training.checkpoints").save_state(CODE, shipped.code())
+        core("training.checkpoints").save_state(CODE, shipped.code(folder))
 
 
 def known_words() -> list[int]:
@@ -128,7 +129,7 @@ def build(vocabulary_size: int, seed: int):
 def run(arguments: argparse.Namespace) -> None:
     loop, base = core("training.loop"), core("training.miniature.base")
     if arguments.from_shipped:
-        take_shipped_code()
+        take_code(arguments.from_shipped)
     images, records = core("training.miniature.dataset").load(STATE / "data")
     captions = [record["caption"] for record in records]
     vocabulary = core("training.miniature.vocabulary").Vocabulary.of(
@@ -154,7 +155,7 @@ def run(arguments: argparse.Namespace) -> None:
     empty = vocabulary.encode([""], tokenizer())[0]
     model = build(len(vocabulary), arguments.seed)
     if arguments.from_shipped:
-        shipped.copy_into(model, shipped.parts("unet", "text"))
+        shipped.copy_into(model, shipped.parts("unet", "text", folder=arguments.from_shipped))
     model.to(device())
     products = precision.chosen(arguments)
     log(f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters, {products}")
@@ -164,10 +165,12 @@ def run(arguments: argparse.Namespace) -> None:
     def loss(step: int, generator: torch.Generator) -> torch.Tensor:
         return batches.loss(model, generator)
 
-    loop.train(
-        model,
-        loss,
-        loop.Schedule(steps=arguments.steps, rate=arguments.rate, seed=arguments.seed, warmup=300),
-        folder,
-        log,
+    schedule = loop.Schedule(
+        steps=arguments.steps,
+        rate=arguments.rate,
+        warmup=300,
+        weight_decay=0.05,
+        seed=arguments.seed,
+        optimiser="muon",
     )
+    loop.train(model, loss, schedule, folder, log)

@@ -30,7 +30,7 @@ def phases(domains: tuple[str, ...], compared: tuple[str, ...], products: str) -
     settings = pack.ROOT / "configs" / "miniature"
     fast = ["--set", f"run.precision={products}"]
     return [
-        [[["data"]]],
+        [[["data", "--part", part, "--of", "2"]] for part in ("0", "1")],
         [[["base"]], [["autoencoder"], ["backbone"], ["ruler"], ["references"]]],
         [[["export"]]],
         # The longest first.
@@ -45,8 +45,10 @@ def jobs(lane: Lane) -> list[lanes.Job]:
 
 def label(stage: Stage) -> str:
     """What tells it apart from those that run at the same time."""
-    of_domain = "--domain" in stage
-    return stage[stage.index("--domain") + 1] if of_domain else Path(stage[0]).stem
+    for option in ("--domain", "--part"):
+        if option in stage:
+            return f"{stage[0]} {stage[stage.index(option) + 1]}"
+    return Path(stage[0]).stem
 
 
 def run(arguments: argparse.Namespace) -> None:

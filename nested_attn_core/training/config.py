@@ -260,15 +260,17 @@ class ObjectiveSection(Section):
 class OptimiserSection(Section):
     """How the weights move."""
 
-    name: Literal["adamw", "adamw8bit"] = Field(
-        default="adamw", description='"adamw8bit" needs bitsandbytes and saves memory.'
+    name: Literal["adamw", "adamw8bit", "muon"] = Field(
+        default="adamw",
+        description='"adamw8bit" needs bitsandbytes and saves memory; "muon" learns more in a step '
+        "and needs PyTorch 2.9.",
     )
     rate: float = Field(default=1e-4, gt=0, le=1, description="Highest learning rate.")
     warmup: int = Field(default=100, ge=0, description="Steps over which the rate rises.")
     decay_share: float = Field(
         default=0.5, ge=0, le=1, description="Last share of the steps, over which the rate falls."
     )
-    weight_decay: float = Field(default=0.01, ge=0, description="AdamW's weight decay.")
+    weight_decay: float = Field(default=0.01, ge=0, description="Weight decay.")
     beta1: float = Field(default=0.9, ge=0, lt=1, description="AdamW's first moment.")
     beta2: float = Field(default=0.99, ge=0, lt=1, description="AdamW's second moment.")
     clip: float = Field(default=1.0, gt=0, description="Largest norm of the gradient.")

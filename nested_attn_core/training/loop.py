@@ -13,12 +13,14 @@ from torch import Tensor, nn
 
 from .checkpoints import load_state, save_state
 from .course import Course
-from .optimisers import rate_share
+from .muon import layer_weights
+from .optimisers import OptimiserSettings, make_optimiser, rate_share
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """AdamW's settings; the rate rises over `warmup` steps, holds, and falls over the last part."""
+    """`optimiser` is adamw or muon; the rate rises over `warmup` steps, holds, and falls over the
+    last part."""
 
     steps: int
     rate: float
@@ -28,6 +30,7 @@ class Schedule:
     clip: float = 1.0
     average: float = 0.998
     seed: int = 0
+    optimiser: str = "adamw"
     save_seconds: float = 240.0
 
     def rate_at(self, step: int) -> float:
@@ -62,13 +65,10 @@ def train(
     goes back towards where it began.
     """
     named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(
-        [p for _, p in named],
-        schedule.rate,
-        betas=(0.9, 0.99),
-        weight_decay=schedule.weight_decay,
-        fused=True,
+    settings = OptimiserSettings(
+        schedule.optimiser, schedule.rate, weight_decay=schedule.weight_decay
     )
+    optimiser = make_optimiser([p for _, p in named], settings, layer_weights(module))
     averaged = {name: p.detach().clone() for name, p in named}
     first, seconds, course, best = 0, 0.0, Course(), folder / "state.pt"
     state = load_state(best)

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import NestedAttentionError
+from .muon import Muon
 
 
 def rate_share(step: int, steps: int, warmup: int, decay_share: float) -> float:
@@ -22,7 +23,8 @@ def rate_share(step: int, steps: int, warmup: int, decay_share: float) -> float:
 
 @dataclass(frozen=True)
 class OptimiserSettings:
-    """AdamW; the rate rises over `warmup` steps, holds, and falls over the last `decay_share`."""
+    """`name` is adamw, adamw8bit or muon; the rate rises over `warmup` steps, holds, and falls over
+    the last `decay_share`."""
 
     name: str = "adamw"
     rate: float = 1e-4
@@ -39,20 +41,33 @@ class OptimiserSettings:
 
 
 def make_optimiser(
-    parameters: Sequence[nn.Parameter], settings: OptimiserSettings
+    parameters: Sequence[nn.Parameter],
+    settings: OptimiserSettings,
+    layers: Sequence[Tensor] = (),
 ) -> torch.optim.Optimizer:
-    """Raises NestedAttentionError for an unknown name, and where bitsandbytes is wanted and is
-    not installed."""
+    """`layers`: those of the parameters that Muon is for (`muon.layer_weights`).
+
+    Raises NestedAttentionError for an unknown name, where bitsandbytes is wanted and is not
+    installed, and where muon is wanted and torch is too old for it."""
     options: dict[str, Any] = {
         "lr": settings.rate,
         "betas": (settings.beta1, settings.beta2),
         "weight_decay": settings.weight_decay,
     }
     if settings.name == "adamw":
-        return torch.optim.AdamW(parameters, **options)
+        return torch.optim.AdamW(parameters, fused=True, **options)
+    if settings.name == "muon":
+        if not hasattr(torch.optim, "Muon"):
+            raise NestedAttentionError(
+                f"optimiser.name muon needs PyTorch 2.9 or newer, and this one is "
+                f"{torch.__version__}; update it, or use adamw."
+            )
+        known = {id(weight) for weight in layers}
+        others = [each for each in parameters if id(each) not in known]
+        return Muon(layers, others, **options)
     if settings.name != "adamw8bit":
         raise NestedAttentionError(
-            f'The optimiser "{settings.name}" is unknown; use adamw or adamw8bit.'
+            f'The optimiser "{settings.name}" is unknown; use adamw, adamw8bit or muon.'
         )
     try:
         import bitsandbytes  # type: ignore[import-not-found]

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ..errors import NestedAttentionError
 from .batches import Batch, Examples
 from .loop import average_into
+from .muon import layer_weights
 from .objective import draw_noise, sample_generator
 from .optimisers import OptimiserSettings, make_optimiser
 from .states import StateFolder, TrainingStopped
@@ -105,8 +106,13 @@ class Trainer:
         if not named:
             raise NestedAttentionError("The method has nothing that could be trained.")
         self._named = named
+        if optimiser.name == "muon" and self.workers.reshapes:
+            raise NestedAttentionError(
+                "Muon needs whole matrices, and this training shards them (FSDP); set "
+                "optimiser.name to adamw, or start it without FSDP."
+            )
         self._optimiser = self.workers.prepare_optimiser(
-            make_optimiser([p for _, p in named], optimiser)
+            make_optimiser([p for _, p in named], optimiser, layer_weights(step.method))
         )
         self._averaged = {n: p.detach().clone() for n, p in named} if settings.ema else {}
         self._states = (

@@ -15,8 +15,11 @@ from nested_attn_core.training.data.store import FeatureStore
 from nested_attn_core.training.objective import Noising
 from nested_attn_core.training.optimisers import OptimiserSettings, make_optimiser
 from nested_attn_core.training.states import StateFolder, TrainingStopped
+from nested_attn_core.training.step import TrainingStep
+from nested_attn_core.training.trainer import RunSettings, Trainer
+from nested_attn_core.training.workers import Workers
 from toy_pictures import config, disc_mask, encoded, picture, write_folder
-from toy_training import ToyExamples, ToyMethod, trainer
+from toy_training import ToyDenoiser, ToyExamples, ToyMethod, trainer
 
 
 def test_states_of_which_none_can_be_read(tmp_path):
@@ -51,8 +54,26 @@ def test_noise_levels_of_an_unknown_kind():
 
 
 def test_an_unknown_optimiser():
-    with pytest.raises(ValueError, match='optimiser "sgd" is unknown; use adamw or adamw8bit'):
+    with pytest.raises(
+        ValueError, match='optimiser "sgd" is unknown; use adamw, adamw8bit or muon'
+    ):
         make_optimiser([torch.nn.Parameter(torch.zeros(1))], OptimiserSettings("sgd"))
+
+
+def test_muon_of_an_old_torch(monkeypatch):
+    monkeypatch.delattr(torch.optim, "Muon")
+    with pytest.raises(ValueError, match="needs PyTorch 2.9 or newer, and this one is .*; update"):
+        make_optimiser([torch.nn.Parameter(torch.zeros(1))], OptimiserSettings("muon"))
+
+
+def test_muon_of_weights_in_shards():
+    workers = Workers()
+    workers.reshapes = True
+    step = TrainingStep(ToyMethod(), ToyDenoiser(), Noising("logit-normal", 0.5))
+    with pytest.raises(ValueError, match="shards them .FSDP.; set optimiser.name to adamw, or"):
+        Trainer(
+            step, ToyExamples(), RunSettings(steps=1, batch=1), OptimiserSettings("muon"), workers
+        )
 
 
 def test_a_mask_of_another_shape_than_its_picture():

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 
 import pytest
 import torch
@@ -33,7 +34,7 @@ def loss_of(net):
     return loss
 
 
-def run(folder, stop_at: int | None = None) -> dict[str, torch.Tensor]:
+def run(folder, optimiser: str, stop_at: int | None = None) -> dict[str, torch.Tensor]:
     net = model()
     inner = loss_of(net)
 
@@ -42,22 +43,25 @@ def run(folder, stop_at: int | None = None) -> dict[str, torch.Tensor]:
             raise KeyboardInterrupt
         return inner(step, generator)
 
-    averaged = train(net, loss, SCHEDULE, folder, lambda line: None)
+    schedule = replace(SCHEDULE, optimiser=optimiser)
+    averaged = train(net, loss, schedule, folder, lambda line: None)
     return {**averaged, **{f"raw {k}": v for k, v in net.state_dict().items()}}
 
 
+@pytest.mark.parametrize("optimiser", ["adamw", "muon"])
 @pytest.mark.parametrize("stop_at", [1, 7, 19])
-def test_a_resumed_run_is_bit_equal(tmp_path, stop_at):
-    whole = run(tmp_path / "whole")
+def test_a_resumed_run_is_bit_equal(tmp_path, stop_at, optimiser):
+    whole = run(tmp_path / "whole", optimiser)
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "cut", stop_at)
-    resumed = run(tmp_path / "cut")
+        run(tmp_path / "cut", optimiser, stop_at)
+    resumed = run(tmp_path / "cut", optimiser)
     assert whole.keys() == resumed.keys()
     for name in whole:
         assert torch.equal(whole[name], resumed[name]), name
 
 
-def test_the_loss_falls(tmp_path):
+@pytest.mark.parametrize("optimiser", ["adamw", "muon"])
+def test_the_loss_falls(tmp_path, optimiser):
     net = model()
     losses = []
 
@@ -66,7 +70,8 @@ def test_the_loss_falls(tmp_path):
         losses.append(float(value.detach()))
         return value
 
-    train(net, loss, Schedule(steps=150, rate=3e-2, warmup=5), tmp_path, lambda line: None)
+    schedule = Schedule(steps=150, rate=3e-2, warmup=5, optimiser=optimiser)
+    train(net, loss, schedule, tmp_path, lambda line: None)
     assert sum(losses[-10:]) < 0.5 * sum(losses[:10])
 
 
