@@ -78,7 +78,10 @@ def train(
                 parameter.copy_(state["parameters"][name])
             for name, buffer in module.named_buffers():
                 buffer.copy_(state["buffers"][name])
-        optimiser.load_state_dict(state["optimiser"])
+        if state.get("optimiser_name", "adamw") == schedule.optimiser:
+            optimiser.load_state_dict(state["optimiser"])
+        else:
+            log("the state is of another optimiser; its momentum begins anew")
         averaged = {name: state["averaged"][name].to(p.device) for name, p in named}
         first, seconds = state["step"], state["seconds"]
         # Where a state has no course, it begins here.
@@ -91,6 +94,7 @@ def train(
             "buffers": dict(module.named_buffers()),
             "averaged": averaged,
             "optimiser": optimiser.state_dict(),
+            "optimiser_name": schedule.optimiser,
             "step": step,
             "seconds": seconds,
             "loss": course.smooth,

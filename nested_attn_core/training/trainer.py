@@ -262,6 +262,7 @@ class Trainer:
             "parameters": {name: whole(p) for name, p in self._named},
             "averaged": {name: whole(t) for name, t in self._averaged.items()},
             "optimiser": self.workers.optimiser_state(self._step, self._optimiser),
+            "optimiser_name": self._rates.name,
             "rng": torch.get_rng_state(),
             "sample": self._done * self.settings.batch,
             "seed": self.settings.seed,
@@ -281,9 +282,12 @@ class Trainer:
     def _check_state(self, state: dict[str, Any]) -> None:
         here = {name: tuple(p.shape) for name, p in self._named}
         there = {name: tuple(p.shape) for name, p in state["parameters"].items()}
-        settings = self.settings
+        settings, name = self.settings, self._rates.name
+        # Earlier states have no name, and are never Muon's.
+        unnamed = "adamw" if name == "muon" else name
         for what, mine, saved in (
             ("sizes", here, there),
+            (f"optimiser.name ({name})", name, state.get("optimiser_name", unnamed)),
             (f"run.seed ({settings.seed})", settings.seed, state["seed"]),
             (f"run.batch ({settings.batch})", settings.batch, state["batch"]),
         ):

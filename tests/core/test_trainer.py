@@ -70,6 +70,25 @@ def test_killed_at_any_moment_it_resumes_to_the_same_bits(tmp_path):
     assert not list((tmp_path / "killed").glob("*.part"))
 
 
+def test_stopped_and_resumed_with_muon_it_is_the_same_to_the_bit(tmp_path):
+    trainer(tmp_path / "whole", optimiser="muon").run()
+    stops = Listeners(on_step=lambda progress: progress.step < 20)
+    trainer(tmp_path / "cut", optimiser="muon", listeners=stops).run()
+    trainer(tmp_path / "cut", optimiser="muon").run()
+    whole, resumed = newest(tmp_path / "whole"), newest(tmp_path / "cut")
+    for part in EXACT:
+        assert same(whole[part], resumed[part]), part
+
+
+@pytest.mark.parametrize(("first", "then"), [("adamw", "muon"), ("muon", "adamw")])
+def test_a_state_of_another_optimiser(tmp_path, first, then):
+    trainer(tmp_path, steps=3, optimiser=first).run()
+    with pytest.raises(
+        TrainingStopped, match=f"with other optimiser.name .{then}.; give run.folder"
+    ):
+        trainer(tmp_path, optimiser=then).run()
+
+
 def test_two_processes_are_one(tmp_path):
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))

@@ -85,12 +85,13 @@ def trainer(folder: Path | None, workers: Workers | None = None, **settings) -> 
     """A toy training of 60 steps that saves after every third one."""
     listeners = settings.pop("listeners", Listeners())
     examples = settings.pop("examples", ToyExamples())
+    optimiser = settings.pop("optimiser", "adamw")
     options = {"steps": 60, "batch": 8, "save_every": 3, "seed": 3, **settings}
     return Trainer(
         TrainingStep(ToyMethod(), ToyDenoiser(), Noising("logit-normal", 0.5)),
         examples,
         RunSettings(folder=folder, **options),
-        OptimiserSettings(rate=1e-2, warmup=5),
+        OptimiserSettings(optimiser, rate=1e-2, warmup=5),
         workers,
         listeners,
     )

@@ -60,6 +60,17 @@ def test_a_resumed_run_is_bit_equal(tmp_path, stop_at, optimiser):
         assert torch.equal(whole[name], resumed[name]), name
 
 
+def test_a_state_of_another_optimiser_goes_on_with_new_momentum(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, "adamw", 7)
+    net, said = model(), []
+    schedule = replace(SCHEDULE, optimiser="muon")
+    train(net, loss_of(net), schedule, tmp_path, said.append)
+    assert "another optimiser" in " ".join(said)
+    state = load_state(tmp_path / "state.pt")
+    assert state is not None and state["optimiser_name"] == "muon"
+
+
 @pytest.mark.parametrize("optimiser", ["adamw", "muon"])
 def test_the_loss_falls(tmp_path, optimiser):
     net = model()
