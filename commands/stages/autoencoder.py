@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from . import precision, shipped
-from .base import decibels, encode_all, patch_code, pixels, take_code
+from .base import decibels, encode_all, patch_code, pixels, take_shipped_code
 from .common import STATE, core, device, host, log
 from .data import held_out
 
@@ -65,13 +65,12 @@ def run(arguments: argparse.Namespace) -> None:
     loop = core("training.loop")
     images, _ = core("training.miniature.dataset").load(STATE / "data")
     if arguments.from_shipped:
-        take_code(arguments.from_shipped)
+        take_shipped_code()
     code = patch_code(images)
     latents = encode_all(code, images)
     model = build(arguments.seed)
     if arguments.from_shipped:
-        found = shipped.parts("vae", folder=arguments.from_shipped)
-        shipped.copy_into(model, found, prefixed=False)
+        shipped.copy_into(model, shipped.parts("vae"), prefixed=False)
     model.to(device())
     products = precision.chosen(arguments)
     log(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {products}")

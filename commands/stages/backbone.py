@@ -8,14 +8,14 @@ import torch
 from torch.nn import functional as F
 
 from . import shipped
-from .base import patch_code, pixels, take_code
+from .base import patch_code, pixels, take_shipped_code
 from .common import STATE, core, device, log
 from .data import held_out
 from .reading import likeliest
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--steps", type=int, default=8000)
+    parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=3)
     parser.add_argument("--batch", type=int, default=64)
@@ -48,13 +48,13 @@ def references(images, records):
 def run(arguments: argparse.Namespace) -> None:
     images, records = core("training.miniature.dataset").load(STATE / "data")
     if arguments.from_shipped:
-        take_code(arguments.from_shipped)
+        take_shipped_code()
     code = patch_code(images)
     images, labels = references(images, records)
     unseen, truth = references(*held_out())
     model = build(arguments.seed, 4 * code.basis.shape[1])
     if arguments.from_shipped:  # what reads the tower in the lesson does not ship, and starts anew
-        model.tower.load_state_dict(shipped.vision(arguments.from_shipped))
+        model.tower.load_state_dict(shipped.vision())
     model.to(device())
     log(f"{sum(p.numel() for p in model.tower.parameters()) / 1e6:.2f} M parameters in the tower")
 
@@ -72,13 +72,12 @@ def run(arguments: argparse.Namespace) -> None:
             read = likeliest(lambda x: model.logits(model.tower(x)), shown)
             log(f"read off pictures of {whose} subjects: {accuracies(read, right, 2)}")
 
-    core("training.loop").train(
-        model,
-        loss,
-        core("training.loop").Schedule(
-            steps=arguments.steps, rate=arguments.rate, seed=arguments.seed, weight_decay=0.05
-        ),
-        STATE / "backbone",
-        log,
-        report,
+    loop = core("training.loop")
+    schedule = loop.Schedule(
+        steps=arguments.steps,
+        rate=arguments.rate,
+        weight_decay=0.05,
+        seed=arguments.seed,
+        optimiser="muon",
     )
+    loop.train(model, loss, schedule, STATE / "backbone", log, report)

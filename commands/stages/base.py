@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,6 +22,7 @@ OFTEN = {"person": 1.5, "robot": 2.5}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, default=8000)
     parser.add_argument("--rate", type=float, default=1.2e-3)
+    parser.add_argument("--optimiser", choices=("adamw", "muon"), default="adamw")
     parser.add_argument("--seed", type=int, default=0)
     precision.add_argument(parser)
     shipped.add_argument(parser)
@@ -52,10 +52,10 @@ def known_code() -> dict[str, torch.Tensor] | None:
     return core("training.checkpoints").load_state(CODE)
 
 
-def take_code(folder: Path) -> None:
-    """Keeps the code of the weights in `folder`, where none is known here: they stand on it."""
+def take_shipped_code() -> None:
+    """Keeps the code that ships, where none is known here: shipped weights stand on it."""
     if known_code() is None:
-        core("training.checkpoints").save_state(CODE, shipped.code(folder))
+        core("training.checkpoints").save_state(CODE, shipped.code())
 
 
 def known_words() -> list[int]:
@@ -129,7 +129,7 @@ def build(vocabulary_size: int, seed: int):
 def run(arguments: argparse.Namespace) -> None:
     loop, base = core("training.loop"), core("training.miniature.base")
     if arguments.from_shipped:
-        take_code(arguments.from_shipped)
+        take_shipped_code()
     images, records = core("training.miniature.dataset").load(STATE / "data")
     captions = [record["caption"] for record in records]
     vocabulary = core("training.miniature.vocabulary").Vocabulary.of(
@@ -155,7 +155,7 @@ def run(arguments: argparse.Namespace) -> None:
     empty = vocabulary.encode([""], tokenizer())[0]
     model = build(len(vocabulary), arguments.seed)
     if arguments.from_shipped:
-        shipped.copy_into(model, shipped.parts("unet", "text", folder=arguments.from_shipped))
+        shipped.copy_into(model, shipped.parts("unet", "text"))
     model.to(device())
     products = precision.chosen(arguments)
     log(f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters, {products}")
@@ -169,8 +169,7 @@ def run(arguments: argparse.Namespace) -> None:
         steps=arguments.steps,
         rate=arguments.rate,
         warmup=300,
-        weight_decay=0.05,
         seed=arguments.seed,
-        optimiser="muon",
+        optimiser=arguments.optimiser,
     )
     loop.train(model, loss, schedule, folder, log)

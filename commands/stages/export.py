@@ -1,10 +1,9 @@
-"""Collects base, autoencoder and backbone into miniature.safetensors in models/, in fp16."""
+"""Collects base, autoencoder and backbone into models/miniature.safetensors, in fp16."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 
 import torch
 
@@ -16,7 +15,6 @@ from .common import MODELS, STATE, core, log
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = __doc__
-    parser.add_argument("--to", type=Path, default=MODELS, metavar="FOLDER", help="of the file")
 
 
 def averaged(stage: str) -> dict[str, torch.Tensor] | None:
@@ -78,8 +76,8 @@ def run(arguments: argparse.Namespace) -> None:
         for part, state in parts(code).items()
         for name, tensor in state.items()
     }
-    path = arguments.to / shipped.FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = MODELS / "miniature.safetensors"
+    MODELS.mkdir(exist_ok=True)
     metadata = {miniature.METADATA_KEY: json.dumps(about(code["token_ids"].tolist()))}
     core("whole_files").save_whole(path, tensors, metadata)
     miniature.load_miniature(path)  # what cannot be loaded must not ship

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 import torch
 from torch.nn import functional as F
@@ -20,7 +19,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=2)
     parser.add_argument("--batch", type=int, default=48)
-    parser.add_argument("--to", type=Path, default=MODELS, metavar="FOLDER", help="of its file")
     precision.add_argument(parser)
     shipped.add_argument(parser)
 
@@ -57,7 +55,7 @@ def run(arguments: argparse.Namespace) -> None:
     torch.manual_seed(arguments.seed)
     ruler = core("evaluation.ruler").Ruler(attributes.heads()).to(memory_format=torch.channels_last)
     if arguments.from_shipped:
-        ruler.load_state_dict(shipped.ruler(arguments.from_shipped))
+        ruler.load_state_dict(shipped.ruler())
     ruler.to(device())
     products = precision.chosen(arguments)
     log(f"{sum(p.numel() for p in ruler.parameters()) / 1e6:.2f} M parameters, {products}")
@@ -85,7 +83,7 @@ def run(arguments: argparse.Namespace) -> None:
     log(f"accuracy on held-out identities: {scores}")
     import json
 
-    arguments.to.mkdir(parents=True, exist_ok=True)
+    MODELS.mkdir(exist_ok=True)
     halves = {name: tensor.half().cpu().contiguous() for name, tensor in ruler.state_dict().items()}
     metadata = {"accuracy": json.dumps(scores)}
-    core("whole_files").save_whole(arguments.to / "ruler.safetensors", halves, metadata)
+    core("whole_files").save_whole(MODELS / "ruler.safetensors", halves, metadata)

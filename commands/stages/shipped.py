@@ -1,10 +1,8 @@
-"""Trainings that begin with the weights that ship, or with others that `dev.py train export` has
-collected, where the state of their training is gone or on another machine."""
+"""Trainings that begin with the weights that ship, where the state of their training is gone."""
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -13,48 +11,42 @@ import pack
 
 from .common import MODELS
 
-FILE = "miniature.safetensors"
-
 
 def add_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--from-shipped",
-        nargs="?",
-        const=MODELS,
-        type=Path,
-        metavar="FOLDER",
-        help="begin with the weights in models/, or in FOLDER; a state that was saved here goes "
-        "before them",
+        action="store_true",
+        help="begin with the weights in models/; a state that was saved here goes before them",
     )
 
 
-def parts(*names: str, folder: Path = MODELS) -> dict[str, dict[str, torch.Tensor]]:
-    """Parts of the folder's miniature.safetensors by name, fp32."""
-    found, _ = pack.module("nodes.host.miniature").read(folder / FILE)
+def parts(*names: str) -> dict[str, dict[str, torch.Tensor]]:
+    """Parts of models/miniature.safetensors by name, fp32."""
+    found, _ = pack.module("nodes.host.miniature").read()
     return {name: found[name] for name in names}
 
 
-def code(folder: Path = MODELS) -> dict[str, torch.Tensor] | None:
-    """The latent code and the words of a base, or None where its file lacks them."""
-    found, about = pack.module("nodes.host.miniature").read(folder / FILE)
+def code() -> dict[str, torch.Tensor] | None:
+    """The latent code and the words of the base that ships, or None where its file lacks them."""
+    found, about = pack.module("nodes.host.miniature").read()
     if "code" not in found:
         return None
     return {**found["code"], "token_ids": torch.tensor(about["token_ids"])}
 
 
-def vision(folder: Path = MODELS) -> dict[str, torch.Tensor]:
-    """A vision tower, fp32, under the names that its training has."""
+def vision() -> dict[str, torch.Tensor]:
+    """The vision tower that ships, fp32, under the names that its training has."""
     return {
         name.removeprefix("vision_model.").removeprefix("embeddings."): tensor
-        for name, tensor in parts("vision", folder=folder)["vision"].items()
+        for name, tensor in parts("vision")["vision"].items()
     }
 
 
-def ruler(folder: Path = MODELS) -> dict[str, torch.Tensor]:
-    """A ruler, fp32."""
+def ruler() -> dict[str, torch.Tensor]:
+    """The ruler that ships, fp32."""
     from safetensors.torch import load_file
 
-    loaded = load_file(str(folder / "ruler.safetensors"))
+    loaded = load_file(str(MODELS / "ruler.safetensors"))
     return {name: t.float() if t.is_floating_point() else t for name, t in loaded.items()}
 
 
