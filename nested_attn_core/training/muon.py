@@ -8,7 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# torch's steps are a fifth of AdamW's nominal ones. At their size a loss falls quickest here.
+from .adamw import adamw
+
+# torch's steps are a fifth of AdamW's nominal ones. Of 1, 5 and 10 times that, 5 had the lowest
+# loss after 250 steps of the miniature's base.
 TIMES = 5.0
 
 
@@ -55,8 +58,7 @@ class Muon(torch.optim.Optimizer):
             muon = torch.optim.Muon(matrices, lr, weight_decay=weight_decay / TIMES, **options)
             self.inner.append((muon, TIMES))
         if others:
-            adamw = torch.optim.AdamW(others, lr, betas, weight_decay=weight_decay, fused=True)
-            self.inner.append((adamw, 1.0))
+            self.inner.append((adamw(others, lr=lr, betas=betas, weight_decay=weight_decay), 1.0))
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:

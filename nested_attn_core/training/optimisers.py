@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import NestedAttentionError
+from .adamw import adamw
 from .muon import Muon
 
 
@@ -55,7 +56,7 @@ def make_optimiser(
         "weight_decay": settings.weight_decay,
     }
     if settings.name == "adamw":
-        return torch.optim.AdamW(parameters, fused=True, **options)
+        return adamw(parameters, **options)
     if settings.name == "muon":
         if not hasattr(torch.optim, "Muon"):
             raise NestedAttentionError(
