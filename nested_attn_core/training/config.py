@@ -262,8 +262,8 @@ class OptimiserSection(Section):
 
     name: Literal["adamw", "adamw8bit", "muon"] = Field(
         default="adamw",
-        description='"adamw8bit" needs bitsandbytes and saves memory; "muon" learns more in a step '
-        "and needs PyTorch 2.9.",
+        description='"adamw8bit" needs bitsandbytes and saves memory; "muon" needs PyTorch 2.9 and '
+        "took half of AdamW's steps for the miniature's backbone.",
     )
     rate: float = Field(default=1e-4, gt=0, le=1, description="Highest learning rate.")
     warmup: int = Field(default=100, ge=0, description="Steps over which the rate rises.")
