@@ -25,13 +25,9 @@ class Net(nn.Module):
         self.fold = nn.Conv2d(3, 5, 3, padding=1)
         self.frozen = nn.Linear(2, 2).requires_grad_(False)
 
-    def forward(self, rows: Tensor) -> Tensor:
-        x = self.norm(self.mix(self.words(rows) + self.queries))
-        return self.fold(x.unflatten(-1, (3, 4)).movedim(1, 2)[:, :3])
 
-
-def net(seed: int = 0) -> Net:
-    torch.manual_seed(seed)
+def net() -> Net:
+    torch.manual_seed(0)
     return Net()
 
 
