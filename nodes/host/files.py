@@ -29,7 +29,20 @@ def register_folder() -> None:
 
 def encoder_names() -> list[str]:
     """What Load Nested Encoder offers: the user's files, then the shipped encoders."""
-    return [*folder_paths.get_filename_list(FOLDER), *_shipped()]
+    return [*listed(FOLDER), *_shipped()]
+
+
+def listed(folder: str) -> list[str]:
+    """The files of that kind but empty ones, which a save that was cut off leaves."""
+    return [name for name in folder_paths.get_filename_list(folder) if not _is_empty(folder, name)]
+
+
+def _is_empty(folder: str, name: str) -> bool:
+    path = folder_paths.get_full_path(folder, name)
+    try:
+        return path is None or Path(path).stat().st_size == 0
+    except OSError:
+        return True
 
 
 def encoder_path(name: str) -> Path:

@@ -20,7 +20,7 @@ from ...nested_attn_core.file_names import SUFFIX, file_stem
 from ...nested_attn_core.pictures import check_pictures
 from ...nested_attn_core.subject import Subject
 from ...nested_attn_core.subject_file import SavedSubject, save_subject
-from .files import full_path
+from .files import full_path, listed
 
 SUBJECTS = "nested_subjects"
 _THUMBNAIL_SIDE = 512
@@ -37,16 +37,8 @@ def register_subjects() -> None:
 
 
 def subject_names() -> list[str]:
-    """What Load Subject offers: all files but empty ones, which a save that was cut off leaves."""
-    return [name for name in folder_paths.get_filename_list(SUBJECTS) if not _is_empty(name)]
-
-
-def _is_empty(name: str) -> bool:
-    path = folder_paths.get_full_path(SUBJECTS, name)
-    try:
-        return path is None or Path(path).stat().st_size == 0
-    except OSError:
-        return True
+    """What Load Subject offers."""
+    return listed(SUBJECTS)
 
 
 def subject_path(name: str) -> Path:

@@ -79,9 +79,10 @@ def test_encoder_files_are_listed_from_the_users_folders(
     write_encoder(shipped / "person.safetensors", unet, sd15.vision, "sd15")
     (shipped / "miniature.safetensors").write_bytes(b"no encoder")
     (mine / "notes.txt").write_text("no model")
+    (mine / "cut-off.safetensors").touch()
     names = files.encoder_names()
     assert "mine.safetensors" in names and names[-1] == "(shipped) person.safetensors"
-    assert not [name for name in names if "miniature" in name or "notes" in name]
+    assert not [word for word in ("miniature", "notes", "cut-off") if word in " ".join(names)]
     assert files.encoder_path("mine.safetensors") == mine / "mine.safetensors"
     assert files.encoder_path(names[-1]) == shipped / "person.safetensors"
 
