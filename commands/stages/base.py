@@ -20,9 +20,9 @@ OFTEN = {"person": 1.5, "robot": 2.5}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--steps", type=int, default=8000)
+    parser.add_argument("--steps", type=int, default=5200)
     parser.add_argument("--rate", type=float, default=1.2e-3)
-    parser.add_argument("--optimiser", choices=("adamw", "muon"), default="adamw")
+    parser.add_argument("--optimiser", choices=("muon", "adamw"), default="muon")
     parser.add_argument("--seed", type=int, default=0)
     precision.add_argument(parser)
     shipped.add_argument(parser)
@@ -169,6 +169,7 @@ def run(arguments: argparse.Namespace) -> None:
         steps=arguments.steps,
         rate=arguments.rate,
         warmup=300,
+        weight_decay=0.05,
         seed=arguments.seed,
         optimiser=arguments.optimiser,
     )
