@@ -211,10 +211,13 @@ def test_training_and_sampling_run_the_same_patch(miniature):
     denoise = module("nodes.host.training").PatchedDenoiser(unet)
     torch.manual_seed(1)
     noised, sigma = torch.randn(2, 16, 16, 16), torch.tensor([0.9, 0.4])
-    context = torch.randn(2, 77, 128)
+    # What no prompt can be drives the base far out, where rounding grows a thousandfold.
+    tokens = miniature.clip.tokenize("a kitten, beach")
+    context = miniature.clip.encode_from_tokens(tokens).expand(2, -1, -1)
+    close = {"rtol": 1e-5, "atol": 1e-4}
     with torch.no_grad():
         plain = unet(noised, sigma * 1000, context=context, transformer_options={})
-        torch.testing.assert_close(denoise(noised, sigma * 1000, context, {}), plain)
+        torch.testing.assert_close(denoise(noised, sigma * 1000, context, {}), plain, **close)
         site = core("attention").SiteSubject
         subjects = {
             s.name: [
@@ -228,7 +231,7 @@ def test_training_and_sampling_run_the_same_patch(miniature):
         }
         acted = denoise(noised, sigma * 1000, context, subjects)
     assert not torch.allclose(acted[0], plain[0], atol=1e-3)
-    torch.testing.assert_close(acted[1], plain[1])
+    torch.testing.assert_close(acted[1], plain[1], **close)
 
 
 def test_the_trained_token_weight_is_multiplied_by_the_node(miniature):
