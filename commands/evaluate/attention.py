@@ -128,10 +128,15 @@ def figures(found: Sequence[Study]) -> dict:
         shares = [float(one.outer[site].mean()) for one in found]
         result[site] = {
             "queries": len(found[0].outer[site]),
-            "query_dependence": round(sum(spreads) / len(spreads), 4),
-            "outer_share": round(sum(shares) / len(shares), 4),
+            "query_dependence": _rounded(sum(spreads) / len(spreads)),
+            "outer_share": _rounded(sum(shares) / len(shares)),
         }
     return result
+
+
+def _rounded(share: float) -> float:
+    """To four digits; a site where the base hardly looks at the subject's word is not one at 0."""
+    return float(f"{share:.4g}")
 
 
 def run(painter: Painter, domains: Sequence[str], seed: int, out: Path, count: int = 4) -> dict:
