@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from typing import Any
 
@@ -214,10 +215,10 @@ def test_training_and_sampling_run_the_same_patch(miniature):
     # What no prompt can be drives the base far out, where rounding grows a thousandfold.
     tokens = miniature.clip.tokenize("a kitten, beach")
     context = miniature.clip.encode_from_tokens(tokens).expand(2, -1, -1)
-    close = {"rtol": 1e-5, "atol": 1e-4}
+    assert_close = functools.partial(torch.testing.assert_close, rtol=1e-5, atol=1e-4)
     with torch.no_grad():
         plain = unet(noised, sigma * 1000, context=context, transformer_options={})
-        torch.testing.assert_close(denoise(noised, sigma * 1000, context, {}), plain, **close)
+        assert_close(denoise(noised, sigma * 1000, context, {}), plain)
         site = core("attention").SiteSubject
         subjects = {
             s.name: [
@@ -231,7 +232,7 @@ def test_training_and_sampling_run_the_same_patch(miniature):
         }
         acted = denoise(noised, sigma * 1000, context, subjects)
     assert not torch.allclose(acted[0], plain[0], atol=1e-3)
-    torch.testing.assert_close(acted[1], plain[1], **close)
+    assert_close(acted[1], plain[1])
 
 
 def test_the_trained_token_weight_is_multiplied_by_the_node(miniature):
