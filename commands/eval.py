@@ -68,12 +68,6 @@ def parser() -> argparse.ArgumentParser:
     modes.add_argument(
         "--docs", type=Path, nargs="+", metavar="F", help="write reports into docs/miniature.md"
     )
-    made.add_argument(
-        "--under",
-        default="",
-        metavar="WHAT",
-        help='with --docs: into the blocks "WHAT, NAME" in place of "NAME"',
-    )
     size = made.add_argument_group("other sizes than those of --quick or --full")
     size.add_argument("--pictures", type=int, help="pictures a domain and strength")
     size.add_argument("--gallery", type=int, help="held-out subjects to be told apart")
@@ -248,7 +242,7 @@ def main() -> int:
     if arguments.docs:
         from evaluate import pages
 
-        return pages.main(arguments.docs, under=arguments.under)
+        return pages.main(arguments.docs)
     if arguments.page:
         from evaluate import whole_page
 

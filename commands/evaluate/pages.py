@@ -23,16 +23,14 @@ TOKENS = {"1": "nested_1", "4": "nested_4", "16": "nested", "64": "nested_64"}
 Report = Mapping[str, Any]
 
 
-def main(reports: Sequence[Path], page: Path = PAGE, under: str = "") -> int:
-    """Fills every block that one of the reports knows, or those whose names have `under, ` in
-    front: figures of other weights. Returns the exit code."""
-    front = f"{under}, " if under else ""
+def main(reports: Sequence[Path], page: Path = PAGE) -> int:
+    """Fills every block that one of the reports knows. Returns the exit code."""
     text = page.read_text(encoding="utf-8")
     for path in reports:
         report = json.loads(path.read_text(encoding="utf-8"))
         for name, lines in blocks(report).items():
-            text = filled(text, front + name, lines)
-            print(f"{page.name}: {front}{name} from {path.name}")
+            text = filled(text, name, lines)
+            print(f"{page.name}: {name} from {path.name}")
     page.write_text(text, encoding="utf-8")
     return 0
 

@@ -20,7 +20,6 @@ evaluation: Any = importlib.import_module("eval")
 trained: Any = importlib.import_module("methods.trained")
 SIZE = ["--pictures", "3", "--gallery", "4", "--subjects", "2", "--steps", "2"]
 DOMAIN = ["--domains", "kitten", "--strengths", "0", "1"]
-FULL_BLOCKS = ("full domains", "methods", "frontier")
 
 
 def evaluate(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -124,25 +123,14 @@ def test_plots_and_page_come_out_of_the_report(full, tmp_path, monkeypatch):
         assert (tmp_path / name).stat().st_size > 10_000
     pages: Any = importlib.import_module("evaluate.pages")
     page = tmp_path / "page.md"
-    blocks = [f"<!-- figures: {name} -->\nold\n<!-- end -->" for name in FULL_BLOCKS]
-    page.write_text("\n".join(blocks))
+    blocks = ("full domains", "methods", "frontier")
+    page.write_text("\n".join(f"<!-- figures: {name} -->\nold\n<!-- end -->" for name in blocks))
     pages.main([folder / "full.json"], page)
     text = page.read_text()
     assert "old" not in text and "decoupled cross-attention" in text
     assert f"{report['domains']['kitten']['identity']:.2f}" in text
     with pytest.raises(SystemExit, match="attention"):
         pages.filled(text, "attention", ["new"])
-
-
-def test_figures_of_other_weights_have_blocks_of_their_own(full, tmp_path):
-    pages: Any = importlib.import_module("evaluate.pages")
-    page = tmp_path / "page.md"
-    names = [f"{front}{name}" for front in ("", "mine, ") for name in FULL_BLOCKS]
-    page.write_text("\n".join(f"<!-- figures: {name} -->\nold\n<!-- end -->" for name in names))
-    pages.main([full[1] / "full.json"], page, under="mine")
-    shipped, mine = page.read_text().split("<!-- figures: mine, full domains -->")
-    assert shipped.count("old") == 3 and "| kitten |" not in shipped
-    assert "old" not in mine and "| kitten |" in mine
 
 
 def test_the_shipped_page_has_a_place_for_every_report():
