@@ -75,10 +75,12 @@ def _main(arguments: argparse.Namespace, words: list[str]) -> int:
     signal.signal(signal.SIGTERM, lambda *_: training.stop())
     complete = training.run()
     training.workers.close()
-    if complete:
-        return 0
-    print("Stopped, and saved; run the same command again to go on.", file=sys.stderr)
-    return 130
+    if not complete:
+        print("Stopped, and saved; run the same command again to go on.", file=sys.stderr)
+    code = 0 if complete else 130
+    if training.workers.count > 1:
+        pack.module("nested_attn_core.training.accelerated").leave(code)
+    return code
 
 
 def start_host(cpu: bool) -> None:
@@ -95,8 +97,15 @@ def start_host(cpu: bool) -> None:
 
 
 def command(words: list[str]) -> str:
-    """What to type for the same training, for the encoder's card."""
-    return shlex.join(["dev.py", "train", *words])
+    """What to type for the same training, for the encoder's card: files of the pack by their place
+    in it, whoever's folder that is."""
+
+    def shown(word: str) -> str:
+        path = Path(word)
+        inside = path.is_absolute() and path.is_relative_to(pack.ROOT)
+        return path.relative_to(pack.ROOT).as_posix() if inside else word
+
+    return shlex.join(["dev.py", "train", *map(shown, words)])
 
 
 def logs(first: bool) -> None:

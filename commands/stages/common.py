@@ -39,7 +39,8 @@ def tokenizer() -> Callable[[str], list[int]]:
 
 
 def log(line: str) -> None:
-    print(time.strftime("%H:%M:%S"), line, flush=True)
+    # In one piece, line end included: lanes that run side by side share the output.
+    print(f"{time.strftime('%H:%M:%S')} {line}\n", end="", flush=True)
 
 
 @functools.cache

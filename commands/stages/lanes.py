@@ -49,7 +49,7 @@ def run_lane(lane: Lane, share: int) -> Job | None:
         command = [sys.executable, str(pack.ROOT / "commands" / job.script), *job.arguments]
         with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as child:
             for line in child.stdout or ():
-                print(f"[{job.label}]", line, end="", flush=True)
+                print(f"[{job.label}] {line}", end="", flush=True)
         if child.returncode:
             return job
     return None

@@ -54,14 +54,20 @@ class RunSettings:
 
 
 @dataclass(frozen=True)
-class Progress:
-    """What is known after a step: `step` steps are done, the smoothed `loss`, the `seconds` of all
-    runs, and what the `rate` was."""
+class Reached:
+    """How far a training is: `step` steps are done, the smoothed `loss` (NaN before the first one)
+    and the `seconds` of all runs."""
 
     step: int
     loss: float
-    last_loss: float
     seconds: float
+
+
+@dataclass(frozen=True)
+class Progress(Reached):
+    """What is known after a step: also its own loss, and what the `rate` was."""
+
+    last_loss: float
     rate: float
 
 
@@ -145,6 +151,11 @@ class Trainer:
         """Steps that are done."""
         return self._done
 
+    @property
+    def reached(self) -> Reached:
+        """How far the training is, whether in this run or in one before."""
+        return Reached(self._done, self._loss, self._seconds)
+
     def averaged(self) -> dict[str, Tensor]:
         """The averaged weights by name, whole and on the CPU."""
         source = self._averaged or dict(self._named)
@@ -189,7 +200,7 @@ class Trainer:
         wanted = None
         if self.workers.is_first:
             rate = self._rates.rate_at(self._done - 1, settings.steps)
-            progress = Progress(self._done, self._loss, last, self._seconds, rate)
+            progress = Progress(self._done, self._loss, self._seconds, last, rate)
             wanted = self.listeners.on_step(progress)
         stop = self.workers.any(wanted is False)
         end = self._done == settings.steps

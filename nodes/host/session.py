@@ -26,7 +26,7 @@ from ...nested_attn_core.training.data.source import open_source
 from ...nested_attn_core.training.drops import Drops
 from ...nested_attn_core.training.progress import Reporter
 from ...nested_attn_core.training.states import StateFolder, TrainingStopped, reason
-from ...nested_attn_core.training.trainer import Listeners, Progress, Trainer, trained_in
+from ...nested_attn_core.training.trainer import Listeners, Progress, Reached, Trainer, trained_in
 from .learning import Learning, only_deterministic, part_of, write_encoder
 from .sheets import SheetSettings, draw_sheet, encoder_in_host, save_sheet
 
@@ -109,7 +109,7 @@ class Session:
             data.close()
         complete = trainer.done == settings.steps
         if complete and self.workers.is_first:
-            self._write(weights, encoder, trainer.done)
+            self._write(weights, encoder, trainer.reached)
         self.workers.wait()
         return complete
 
@@ -123,7 +123,8 @@ class Session:
                 f"There is no saved state in {settings.folder}; train first, without --export."
             )
         encoder = self._config_of(self.learning.step())
-        self._write(state["averaged"] or state["parameters"], encoder, state["step"])
+        reached = Reached(state["step"], state["loss"], state["seconds"])
+        self._write(state["averaged"] or state["parameters"], encoder, reached)
 
     @cached_property
     def learning(self) -> Learning:
@@ -219,16 +220,20 @@ class Session:
         # The host may have moved the base to make room for what drew the sheet.
         comfy.model_management.load_models_gpu(self._needed_models(), force_full_load=True)
 
-    def _write(self, weights: Mapping[str, Tensor], encoder: EncoderConfig, steps: int) -> None:
+    def _write(
+        self, weights: Mapping[str, Tensor], encoder: EncoderConfig, reached: Reached
+    ) -> None:
         folder, name = Path(self.config.output.folder), self.config.output.name
         placeholder = part_of(weights, "placeholder")
-        info = self.learning.info(encoder, steps, self.trained_on, self.command, placeholder)
+        info = self.learning.info(
+            encoder, reached.step, self.trained_on, self.command, placeholder
+        )
         path = folder / f"{name}.safetensors"
         sheet, card = folder / f"{name}.png", folder / f"{name}.md"
         try:
             write_encoder(path, weights, info)
             self._draw(weights, encoder, sheet)
-            write_card(card, info, self._settings(), self._figures(steps), sheet.name)
+            write_card(card, info, self._settings(), self._figures(reached), sheet.name)
         except (OSError, SafetensorError) as error:
             raise TrainingStopped(
                 f"The encoder, its sheet or its card cannot be written to {folder} "
@@ -250,16 +255,13 @@ class Session:
             for section, values in self.config.to_dict().items()
         }
 
-    def _figures(self, steps: int) -> dict[str, Any]:
-        figures: dict[str, Any] = {
-            "steps": steps,
-            "examples a step": self.config.run.batch,
+    def _figures(self, reached: Reached) -> dict[str, Any]:
+        batch = self.config.run.batch
+        return {
+            "steps": reached.step,
+            "examples a step": batch,
             "processes": self.workers.count,
+            "loss, smoothed": reached.loss,
+            "hours": reached.seconds / 3600,
+            "images per second": reached.step * batch / max(reached.seconds, 1e-9),
         }
-        if self._last is not None:
-            figures["loss, smoothed"] = self._last.loss
-            figures["hours"] = self._last.seconds / 3600
-            figures["images per second"] = (
-                self._last.step * self.config.run.batch / max(self._last.seconds, 1e-9)
-            )
-        return figures

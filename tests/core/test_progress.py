@@ -14,7 +14,7 @@ from nested_attn_core.training.trainer import Progress
 def told(reporter: Reporter, first: int = 0) -> None:
     reporter.start(first)
     for step in range(first + 1, 5):
-        reporter.step(Progress(step, 0.5 / step, 0.4, 10.0, 1e-3))
+        reporter.step(Progress(step, 0.5 / step, 10.0, 0.4, 1e-3))
     reporter.close()
 
 

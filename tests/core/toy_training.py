@@ -138,7 +138,7 @@ def curve_of(folder: Path, workers: Workers, stop: int = 30, **settings) -> dict
 def main(folder: str, target: str) -> None:
     """Trains on as many processes as the environment tells: a batch as one, in two parts, and with
     weights in shards; the first process writes what came out."""
-    from nested_attn_core.training.accelerated import AcceleratedWorkers
+    from nested_attn_core.training.accelerated import AcceleratedWorkers, leave
 
     torch.set_num_threads(1)
     workers = AcceleratedWorkers(cpu=True)
@@ -150,6 +150,7 @@ def main(folder: str, target: str) -> None:
     if workers.is_first:
         Path(target).write_text(json.dumps({"count": workers.count, **found}))
     workers.close()
+    leave(0)
 
 
 if __name__ == "__main__":

@@ -146,6 +146,14 @@ def test_every_stage_of_the_whole_exists_and_comes_once():
         assert at[0] < at[1]
 
 
+def test_the_card_names_no_folder_of_whoever_trained():
+    train_config: Any = importlib.import_module("commands.train_config")
+    words = [str(CONFIGS / "robot.toml"), "--set", "run.steps=5", "data.path=/my pictures"]
+    shown = train_config.command(words)
+    assert shown.startswith("dev.py train configs/miniature/robot.toml --set run.steps=5 ")
+    assert shown.endswith("'data.path=/my pictures'"), "what lies elsewhere is as it was given"
+
+
 def test_a_stage_that_fails_is_named_and_ends_its_lane(capfd):
     lane = miniature_stage.jobs([["compare", "--domain", "unicorn"], ["references"]])
     assert str(lanes.run_lane(lane, 1)) == "compare --domain unicorn"

@@ -129,6 +129,9 @@ def test_stopped_and_resumed_it_writes_what_an_unbroken_run_writes(place, monkey
     session(place).export()
     exported = load_file(folder / "anyone.safetensors")
     assert all(torch.equal(one[name], exported[name]) for name in one)
+    assert (folder / "anyone.md").read_text() == card, "the export knows what was measured"
+    assert session(place).run()
+    assert (folder / "anyone.md").read_text() == card, "and so does a run with nothing left to do"
 
 
 def test_nothing_to_export_is_told(place):
