@@ -225,9 +225,7 @@ class Session:
     ) -> None:
         folder, name = Path(self.config.output.folder), self.config.output.name
         placeholder = part_of(weights, "placeholder")
-        info = self.learning.info(
-            encoder, reached.step, self.trained_on, self.command, placeholder
-        )
+        info = self.learning.info(encoder, reached.step, self.trained_on, self.command, placeholder)
         path = folder / f"{name}.safetensors"
         sheet, card = folder / f"{name}.png", folder / f"{name}.md"
         try:
