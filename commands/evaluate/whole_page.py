@@ -51,8 +51,8 @@ MEASUREMENTS = {
 PARTS = {f"all-{domain}": full((domain,), [*PEERS, *TOKENS]) for domain in COMPARED}
 PHASES = (
     (
-        ("all-person", "multi", "inpaint", "attention"),
-        ("all-kitten", "quick", "two_hundred", "base", "told"),
+        ("all-person", "two_hundred"),
+        ("all-kitten", "quick", "base", "told", "multi", "inpaint", "attention"),
     ),
     (("methods",), ("tokens",)),
 )
