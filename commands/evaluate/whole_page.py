@@ -39,7 +39,7 @@ MEASUREMENTS = {
     "two_hundred": full(
         EVERY,
         ["shipped"],
-        ["--pictures", "200", "--strengths", "1", "1.2", "1.4"],
+        ["--pictures", "200", "--strengths", "1", "1.2"],
     ),
     "methods": full(COMPARED, ["nested", *PEERS]),
     "tokens": full(COMPARED, TOKENS),

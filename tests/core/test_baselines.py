@@ -318,10 +318,10 @@ def test_the_single_token_stands_where_the_class_word_stood() -> None:
     with torch.no_grad():
         full = method(features, context, positions).context
         half = method(features, context, positions, 0.5).context
-        made = method.get_submodule("resampler")(features)
-    torch.testing.assert_close(full[0, 1:3], made[0].expand(2, -1))
-    torch.testing.assert_close(full[1, 4], made[1, 0])
-    torch.testing.assert_close(half[1, 4], (made[1, 0] + context[1, 4]) / 2)
+        offset = method.get_submodule("resampler")(features)
+    torch.testing.assert_close(full[0, 1:3], context[0, 1:3] + offset[0])
+    torch.testing.assert_close(full[1, 4], context[1, 4] + offset[1, 0])
+    torch.testing.assert_close(half[1, 4], (full[1, 4] + context[1, 4]) / 2)
     kept = torch.ones(2, 6, dtype=torch.bool)
     kept[0, 1:3], kept[1, 4] = False, False
     assert torch.equal(full[kept], context[kept])
@@ -333,9 +333,23 @@ def test_appended_tokens_stand_behind_the_prompt() -> None:
     injection = method(features, context, torch.tensor([[1], [4]]), 0.5)
     assert injection.context.shape == (2, 6 + CONFIG.tokens, 6)
     assert torch.equal(injection.context[:, :6], context)
+    offsets = method.get_submodule("resampler")(features)
+    torch.testing.assert_close(injection.context[0, 6:], context[0, 1] + offsets[0])
+    torch.testing.assert_close(injection.context[1, 6:], context[1, 4] + offsets[1])
     (item,) = injection.sites[SITES[0].name]
     assert torch.equal(item.positions, torch.arange(6, 10).expand(2, -1))
     assert torch.equal(item.odds, torch.full((2, 4), 0.5))
+
+
+@pytest.mark.parametrize("name", ["single_token", "appended_tokens"])
+def test_rows_in_the_context_start_near_the_class_word(name) -> None:
+    method = build(name, plan())
+    context = torch.randn(2, 6, 6)
+    injection = method(torch.randn(2, 5, 10), context, torch.tensor([[1], [4]]))
+    changed = injection.context[:, 6:] if name == "appended_tokens" else injection.context
+    at = context[[0, 1], [1, 4]][:, None] if name == "appended_tokens" else context
+    distance = (changed - at).pow(2).mean((1, 2)).sqrt()
+    assert (distance > 0).all() and (distance < 0.15).all()
 
 
 @pytest.mark.parametrize("name", BASELINES)
