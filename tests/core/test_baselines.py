@@ -150,7 +150,7 @@ def test_decoupled_adds_a_second_attention_everywhere(made, scale) -> None:
 
 @relaxed
 @given(sizes, st.floats(0.05, 2), st.floats(0.2, 20), st.sampled_from(["none", "text"]))
-def test_a_nested_key_replaces_the_token_s_key_for_each_query(made, strength, weight, mode) -> None:
+def test_a_nested_key_adds_to_the_token_s_key_for_each_query(made, strength, weight, mode) -> None:
     case = Case(**made)
     norm = NormControl(mode, 1.5)
 
@@ -175,7 +175,7 @@ def test_a_nested_key_replaces_the_token_s_key_for_each_query(made, strength, we
             value = value * (1.5 * case.value[row, at].norm() / every.norm())
         logits, values = logits.clone(), values.clone()
         moved = key @ query / case.width**0.5
-        logits[at] = (1 - strength) * logits[at] + strength * moved + math.log(weight)
+        logits[at] = logits[at] + strength * moved + math.log(weight)
         values[at] = (1 - strength) * values[at] + strength * value
         return logits.softmax(0) @ values
 
@@ -189,11 +189,11 @@ def test_a_nested_key_replaces_the_token_s_key_for_each_query(made, strength, we
 
 @relaxed
 @given(sizes)
-def test_a_key_that_is_the_token_s_own_leaves_nested_attention(made) -> None:
+def test_nested_keys_of_zero_leave_nested_attention(made) -> None:
+    """Of a uniform choice of the nested tokens, which is how the baseline starts."""
     case = Case(**made)
-    rows = torch.arange(len(case.positions))[:, None]
-    same = case.key[rows, case.positions.clamp_min(0)].expand_as(case.nested_key)
-    subject = SiteSubject(same, case.nested_value, case.positions, token_weight=3.0)
+    none = torch.zeros_like(case.nested_key)
+    subject = SiteSubject(none, case.nested_value, case.positions, token_weight=3.0)
     inputs = (case.base, case.query, case.key, case.value)
     torch.testing.assert_close(
         nested_attention_with_key(*inputs, [subject], case.heads),
@@ -376,7 +376,8 @@ def test_projections_start_from_the_base() -> None:
     for name in ("nested", "decoupled", "nested_key_too"):
         state = build(name, shared).state_dict()
         key, value = shared.site_weights["middle.0.0"]
-        assert torch.equal(state["encoder.projections.middle.0.0.to_k.weight"], key)
+        start = key if name != "nested_key_too" else torch.zeros_like(key)
+        assert torch.equal(state["encoder.projections.middle.0.0.to_k.weight"], start)
         assert torch.equal(state["encoder.projections.middle.0.0.to_v.weight"], value)
 
 

@@ -1,12 +1,15 @@
-"""Baseline: nested attention that changes the subject's key as well as its value.
+"""Baseline: nested attention that adds a nested key to the subject's key, beside its nested value.
 
 With nested keys K~ and values V~ and the nested probabilities p(q) = softmax(q K~^T / sqrt d),
 
     v*(q) = p(q) V~,        k*(q) = p(q) K~,
-    K_q[s] = K[s] + strength (k*(q) - K[s]),    V_q[s] = V[s] + strength (v*(q) - V[s]),
+    K_q[s] = K[s] + strength k*(q),    V_q[s] = V[s] + strength (v*(q) - V[s]),
     out(q) = softmax(q K_q^T / sqrt d + log(token weight) on s) V_q.
 
-Why the key must stay. With l_j = q K~_j / sqrt d, the token's logit becomes the mean of l under
+Nested keys start at 0, so that the key is the class word's before training; keys that start at
+random take all of the attention, and do not come back from there.
+
+Why the key must stay. With l_j = q K~_j / sqrt d, the token's logit rises by the mean of l under
 softmax(l). That is never below their plain mean and comes near to their maximum: the token wins
 whatever query resembles any of its n keys, with no other word to say where the subject is. The
 class word's key is what the base's layout was learned with (this word here, that word there), and
@@ -22,9 +25,10 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...attention import NormControl, SiteSubject
+from ...encoder import NestedEncoder
 from ...training.methods import Attend, NestedMethod
 
 
@@ -55,7 +59,7 @@ def nested_attention_with_key(
         nested_logit = (q * q.shape[-1] ** -0.5 * nested_key).sum(-1, keepdim=True)
         for positions in subject.positions.to(query.device).unbind(1):
             at = _one_hot(positions, key)
-            moved = subject.strength * (nested_logit - logits) + math.log(subject.token_weight)
+            moved = subject.strength * nested_logit + math.log(subject.token_weight)
             logits = logits + at[:, None, None] * moved
             text = (at[:, :, None] * value).sum(1)
             replaced = _controlled(nested_value, text, subject.norm) - text[:, None]
@@ -74,6 +78,11 @@ class NestedKeyToo(NestedMethod):
     """Nested attention with a nested key; it has no parameters beside those of the encoder."""
 
     attend: ClassVar[Attend] = staticmethod(nested_attention_with_key)
+
+    def __init__(self, encoder: NestedEncoder, norm: NormControl, token_weight: float) -> None:
+        super().__init__(encoder, norm, token_weight)
+        for site in encoder.config.sites:
+            nn.init.zeros_(encoder.projections.at(site.name).to_k.weight)
 
 
 def _nested(query: Tensor, subject: SiteSubject, heads: int) -> tuple[Tensor, Tensor]:
