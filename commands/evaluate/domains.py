@@ -142,19 +142,23 @@ def report(found: dict[str, Found], plan: Plan) -> dict:
         ]
         for name in names
     }
+    by_domain = {
+        name: {
+            d: _curve(part.answers[name], plan.seed)
+            for d, part in found.items()
+            if name in part.answers
+        }
+        for name in names
+    }
     return {
         "domains": {domain: part.figures for domain, part in found.items()},
         "methods": methods,
         "methods_domains": common,
-        "methods_by_domain": {
-            name: {
-                d: _curve(part.answers[name], plan.seed)
-                for d, part in found.items()
-                if name in part.answers
-            }
-            for name in names
-        },
+        "methods_by_domain": by_domain,
         "frontier": frontier(methods),
+        "frontier_by_domain": {
+            d: frontier({name: curves[d] for name, curves in by_domain.items()}) for d in common
+        },
     }
 
 

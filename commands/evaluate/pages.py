@@ -237,10 +237,11 @@ def frontier(report: Report) -> list[str]:
         return ", ".join(f"{strength:g}" for strength in found) or "none"
 
     rows = [
-        [TITLES.get(name, name), listed(s["beyond_nested"]), listed(s["nested_beyond"])]
-        for name, s in report["frontier"].items()
+        [TITLES.get(name, name), where, listed(s["beyond_nested"]), listed(s["nested_beyond"])]
+        for where, found in {"both": report["frontier"], **report["frontier_by_domain"]}.items()
+        for name, s in found.items()
     ]
-    head = ["baseline", "its strengths beyond nested attention's curve", "and the reverse"]
+    head = ["baseline", "domains", "its strengths beyond nested attention's curve", "the reverse"]
     return table(head, rows)
 
 
