@@ -55,12 +55,12 @@ class Session:
         self.workers = AcceleratedWorkers(config.run.precision, cpu)
         self._latents = latents
         self._stopped = False
-        self._last: Progress | None = None
+        self._under_way = False
 
     def stop(self) -> None:
         """Asks the training to save and to end after the step it is in; raises KeyboardInterrupt
         where no step is under way, or when asked twice."""
-        if self._last is None or self._stopped:
+        if not self._under_way or self._stopped:
             raise KeyboardInterrupt
         self._stopped = True
 
@@ -81,7 +81,7 @@ class Session:
         reporter = Reporter(settings.steps, settings.batch, board if wanted else None)
 
         def on_step(progress: Progress) -> bool:
-            self._last = progress
+            self._under_way = True
             reporter.step(progress)
             return not self._stopped
 

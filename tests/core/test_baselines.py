@@ -346,9 +346,9 @@ def test_rows_in_the_context_start_near_the_class_word(name) -> None:
     method = build(name, plan())
     context = torch.randn(2, 6, 6)
     injection = method(torch.randn(2, 5, 10), context, torch.tensor([[1], [4]]))
-    changed = injection.context[:, 6:] if name == "appended_tokens" else injection.context
-    at = context[[0, 1], [1, 4]][:, None] if name == "appended_tokens" else context
-    distance = (changed - at).pow(2).mean((1, 2)).sqrt()
+    at = [0, 1], [1, 4]
+    made = injection.context[:, 6:] if name == "appended_tokens" else injection.context[at][:, None]
+    distance = (made - context[at][:, None]).pow(2).mean((1, 2)).sqrt()
     assert (distance > 0).all() and (distance < 0.15).all()
 
 
